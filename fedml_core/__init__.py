@@ -1,0 +1,1 @@
+"""What a party is and how parties work together. Knows no algorithm; needs torch, numpy and msgspec."""

@@ -1,0 +1,42 @@
+"""How clients and a server work together, without saying where either of them runs."""
+
+from fedml_core.federation.aggregator import Aggregator, Folded, WeightedMean, aggregators
+from fedml_core.federation.algorithm import Algorithm, algorithms
+from fedml_core.federation.client import Client, Mean, Reply, Task, Workspace
+from fedml_core.federation.cohort import ClientValues, Cohort
+from fedml_core.federation.engine import ClientData, Engine, Session, Setup, engines
+from fedml_core.federation.local_update import LocalSGD, LocalUpdate, local_updates, model_of
+from fedml_core.federation.sampling import sample_clients
+from fedml_core.federation.server_optimizer import SGD, Adagrad, Adam, ServerOptimizer, Yogi, server_optimizers
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "Aggregator",
+    "Algorithm",
+    "Client",
+    "ClientData",
+    "ClientValues",
+    "Cohort",
+    "Engine",
+    "Folded",
+    "LocalSGD",
+    "LocalUpdate",
+    "Mean",
+    "Reply",
+    "ServerOptimizer",
+    "Session",
+    "Setup",
+    "Task",
+    "WeightedMean",
+    "Workspace",
+    "Yogi",
+    "aggregators",
+    "algorithms",
+    "engines",
+    "local_updates",
+    "model_of",
+    "sample_clients",
+    "server_optimizers",
+]

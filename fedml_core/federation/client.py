@@ -1,0 +1,101 @@
+"""What a client is asked (Task), may see (Client) and answers (Reply)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedml_core import rng, tree
+from fedml_core.trainer import Examples, ModelState, ModelTrainer
+from fedml_core.tree import Tree
+
+
+class Workspace:
+    """The module a worker trains in: one per worker, whoever its clients are. Numbers are loaded into it for each of them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.view = ModelState.of(module)
+        self.params = [param for param in module.parameters() if param.requires_grad]
+        self.device = self.params[0].device if self.params else torch.device("cpu")
+
+    def load(self, model: ModelState) -> nn.Module:
+        """The module, holding the numbers of `model`."""
+        tree.copy_(self.view, model)
+        return self.module
+
+
+@dataclass(frozen=True)
+class Client:
+    """One client in one round: all that a task may see, and nothing more.
+
+    Attributes:
+        id: the client's name; `round`: the round, counted from 0; `seed`: the run's seed.
+        train: the client's own training examples; `test`: its own test examples.
+        trainer: the user's ModelTrainer; `workspace`: a module to work in, whose content is undefined until loaded.
+        state: what this client's last reply left here for itself, or None.
+    """
+
+    id: str
+    round: int
+    seed: int
+    train: Examples
+    test: Examples
+    trainer: ModelTrainer
+    workspace: Workspace
+    state: Tree = None
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """This client's own random stream for `purpose` in this round."""
+        return rng.rng(self.seed, purpose, self.round, self.id)
+
+    def seed_torch(self, purpose: str) -> None:
+        """Start torch's generator (dropout) on this client's own stream for `purpose` in this round."""
+        rng.seed_torch(self.seed, purpose, self.round, self.id, device=self.workspace.device)
+
+
+@tree.node
+class Mean:
+    """A mean that can still be merged with others: `total / count`."""
+
+    total: float
+    count: float
+
+    @property
+    def value(self) -> float:
+        return self.total / self.count if self.count else float("nan")
+
+    def merge(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.count + other.count)
+
+
+@tree.node
+class Reply:
+    """What a task returns.
+
+    Attributes:
+        value: the tree that the server will see, such as the change of the model; `weight`: how much it counts, usually examples.
+        metrics: means over the examples the task went through.
+        state: what stays at the client, for its next round; the server never sees it.
+    """
+
+    value: Tree
+    weight: float
+    metrics: dict[str, Mean]
+    state: Tree = None
+
+
+class Task(ABC):
+    """What a client can be asked to do: frozen hyper-parameters and a function.
+
+    A task reads the client, `shared` and `own`, nothing else. Whatever it needs from the server has to arrive in these two, so that
+    what works in a simulation also works on a device.
+    """
+
+    @abstractmethod
+    def __call__(self, client: Client, shared: Tree, own: Tree = None) -> Reply:
+        """Carry the task out for `client`. `shared` is the same tree for every client of the round, `own` is this client's."""

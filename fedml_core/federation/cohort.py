@@ -1,0 +1,49 @@
+"""Cohort: the clients of a round, whoever carries them out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+
+from fedml_core.federation.aggregator import Aggregator, Folded
+from fedml_core.federation.client import Reply, Task
+from fedml_core.tree import Tree
+
+
+class ClientValues(ABC):
+    """Values that live at the clients: what `Cohort.map` returns.
+
+    Nothing runs until the values are asked for, by folding them or going through them, and they can be asked for once: an engine
+    may then fold where the values are, and never hold more than one of them.
+    """
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[tuple[str, Reply]]:
+        """Client id and reply, in the order of the cohort."""
+
+    def fold(self, aggregator: Aggregator) -> Folded:
+        """All replies as one value."""
+        total = aggregator.zero()
+        for _, reply in self:
+            total = aggregator.add(total, reply)
+        return aggregator.finish(total)
+
+    def gather(self) -> dict[str, Reply]:
+        """All replies by client id. Memory grows with the cohort: for algorithms that honestly need every reply."""
+        return dict(self)
+
+
+class Cohort(ABC):
+    """The clients sampled for one round.
+
+    Attributes:
+        round: the round, counted from 0.
+        clients: ids, in the order in which their replies are folded.
+    """
+
+    round: int
+    clients: Sequence[str]
+
+    @abstractmethod
+    def map(self, task: Task, shared: Tree, own: Mapping[str, Tree] | None = None) -> ClientValues:
+        """Ask every client to carry out `task`, with `shared` for all and `own[id]` for each."""

@@ -1,0 +1,170 @@
+"""LocalUpdate: tasks that train, cut into begin / step / end so that engines can carry out many clients at once."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Annotated
+
+import torch
+from msgspec import Meta
+
+from fedml_core import tree
+from fedml_core.errors import TrainerError
+from fedml_core.federation.client import Client, Mean, Reply, Task
+from fedml_core.settings import Registry, settings
+from fedml_core.trainer import (
+    Batch,
+    Clip,
+    GradientTransform,
+    LocalContext,
+    ModelState,
+    Momentum,
+    Rate,
+    WeightDecay,
+    rate,
+)
+from fedml_core.trainer.gradients import gradients
+from fedml_core.trainer.model_trainer import per_example
+from fedml_core.trainer.transforms import Tensors
+from fedml_core.tree import Tree
+
+
+def model_of(shared: Tree) -> ModelState:
+    """The server's model in a task's `shared` tree: the tree itself, or its entry `model` where more is sent along."""
+    return shared if isinstance(shared, ModelState) else shared["model"]
+
+
+class LocalUpdate(Task):
+    """Train the server's model on the client's data and reply with the change.
+
+    The reply's value is `w_client - w_server` as a ModelState, its weight the number of the client's examples, its metric `loss`
+    the mean over all examples visited. Subclasses say which batches are drawn and what one step does; `begin` and `step` own their
+    carry and the parameters they are handed, and may write into both.
+    """
+
+    @abstractmethod
+    def batches(self, client: Client) -> Iterator[Batch]:
+        """The mini-batches of this client in this round, in order."""
+
+    @abstractmethod
+    def begin(self, params: Tensors, context: LocalContext) -> Tree:
+        """The carry before the first step."""
+
+    @abstractmethod
+    def step(self, carry: Tree, params: Tensors, grads: Tensors, context: LocalContext) -> Tree:
+        """Move `params` along the gradients of one batch; the new carry."""
+
+    def end(self, trained: ModelState, start: ModelState, carry: Tree, context: LocalContext) -> Tree:
+        """What the server gets to see."""
+        return tree.sub(trained, start)
+
+    def __call__(self, client: Client, shared: Tree, own: Tree = None) -> Reply:
+        """Reference implementation: this client alone, in place, one batch after the other.
+
+        Raises:
+            TrainerError: the trainer's loss is not per example.
+        """
+        start, work, trainer = model_of(shared), client.workspace, client.trainer
+        module = work.load(start)
+        params = tree.tensors(work.view.params)
+        context = LocalContext(tree.tensors(start.params), shared, own, client.round)
+        carry = self.begin(params, context)
+        module.train()
+        client.seed_torch("train")
+        if trainer.imperative:
+            trainer.train(module, self.batches(client))
+            return Reply(self.end(work.view, start, carry, context), float(len(client.train)), {})
+
+        means: dict[int, torch.Tensor] = {}
+        losses: list[torch.Tensor] = []
+        for batch in self.batches(client):
+            loss = per_example(trainer.loss(module, batch), batch)
+            size = loss.shape[0]
+            if size not in means:
+                means[size] = loss.new_full((size,), 1 / size)
+            carry = self.step(carry, params, gradients(loss, means[size], work.params), context)
+            losses.append(loss.detach())
+        seen = torch.cat(losses) if losses else torch.zeros(0)
+        metrics = {"loss": Mean(float(seen.sum(dtype=torch.float64)), seen.shape[0])}
+        return Reply(self.end(work.view, start, carry, context), float(len(client.train)), metrics)
+
+
+local_updates: Registry[LocalUpdate] = Registry("local update", LocalUpdate)
+
+
+@local_updates.register("sgd")
+@settings
+class LocalSGD(LocalUpdate):
+    """Mini-batch SGD on the client: w <- w - lr * direction(gradient). McMahan et al., AISTATS 2017, ClientUpdate of Algorithm 1.
+
+    Args:
+        lr: rate, or a schedule over rounds.
+        epochs: passes over the client's examples, newly shuffled each (1 if neither is given); or `steps`: an exact number of
+            batches, passes being strung together as needed.
+        batch_size: rows per batch, the last of a pass being what is left; 0 takes all examples as one batch.
+        momentum, nesterov, weight_decay: as in `torch.optim.SGD`, started afresh every round.
+        clip: bound on the norm of each batch's gradient, before all else.
+        transforms: further links of the chain, applied after clipping and before weight decay and momentum.
+    """
+
+    lr: Rate = 0.1
+    epochs: Annotated[int, Meta(ge=1)] | None = None
+    steps: Annotated[int, Meta(ge=1)] | None = None
+    batch_size: Annotated[int, Meta(ge=0)] = 20
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    nesterov: bool = False
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    clip: Annotated[float, Meta(gt=0)] | None = None
+    transforms: tuple[GradientTransform, ...] = ()
+
+    def problems(self) -> Iterator[str]:
+        if self.epochs is not None and self.steps is not None:
+            yield f"epochs = {self.epochs} and steps = {self.steps} are both given: keep one"
+        if self.nesterov and not self.momentum:
+            yield "nesterov = true needs momentum > 0"
+
+    @cached_property
+    def chain(self) -> tuple[GradientTransform, ...]:
+        """All links in the order they are applied."""
+        clip = (Clip(self.clip),) if self.clip is not None else ()
+        decay = (WeightDecay(self.weight_decay),) if self.weight_decay else ()
+        momentum = (Momentum(self.momentum, self.nesterov),) if self.momentum else ()
+        return clip + self.transforms + decay + momentum
+
+    def batches(self, client: Client) -> Iterator[Batch]:
+        examples, draw = client.train, client.rng("batches")
+        left = self.steps if self.steps is not None else -1
+        passes = (self.epochs or 1) if self.steps is None else self.steps
+        for _ in range(passes if len(examples) else 0):
+            if self.batch_size:
+                order = torch.from_numpy(draw.permutation(len(examples)))
+                source = examples.subset(order.to(client.workspace.device)).batches(self.batch_size)
+            else:
+                source = iter((examples.all(),))
+            for batch in source:
+                if left == 0:
+                    return
+                left -= 1
+                yield batch
+
+    def begin(self, params: Tensors, context: LocalContext) -> Tree:
+        return [link.init(params) for link in self.chain]
+
+    def step(self, carry: Tree, params: Tensors, grads: Tensors, context: LocalContext) -> Tree:
+        states = []
+        for link, state in zip(self.chain, carry, strict=True):
+            grads, state = link.update(grads, state, params, context)
+            states.append(state)
+        torch._foreach_add_(params, grads, alpha=-rate(self.lr, context.round))
+        return states
+
+    def __call__(self, client: Client, shared: Tree, own: Tree = None) -> Reply:
+        if client.trainer.imperative and self.chain:
+            names = ", ".join(type(link).__name__ for link in self.chain)
+            raise TrainerError(
+                f"{type(client.trainer).__name__} overrides train(), so the gradients are out of reach of {names}. "
+                "Write loss() instead of train(), or put these terms into your own loop and remove them from LocalSGD."
+            )
+        return super().__call__(client, shared, own)

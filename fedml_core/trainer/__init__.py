@@ -1,0 +1,37 @@
+"""What a client does with its data: the user's ModelTrainer and the local updates built on it."""
+
+from fedml_core.trainer.examples import Batch, Examples
+from fedml_core.trainer.model_state import ModelState
+from fedml_core.trainer.model_trainer import Classifier, Model, ModelTrainer
+from fedml_core.trainer.schedule import Cosine, Exponential, Rate, Schedule, rate, schedules
+from fedml_core.trainer.transforms import (
+    Clip,
+    GradientTransform,
+    LocalContext,
+    Momentum,
+    Proximal,
+    WeightDecay,
+    transforms,
+)
+
+__all__ = [
+    "Batch",
+    "Classifier",
+    "Clip",
+    "Cosine",
+    "Examples",
+    "Exponential",
+    "GradientTransform",
+    "LocalContext",
+    "Model",
+    "ModelState",
+    "ModelTrainer",
+    "Momentum",
+    "Proximal",
+    "Rate",
+    "Schedule",
+    "WeightDecay",
+    "rate",
+    "schedules",
+    "transforms",
+]

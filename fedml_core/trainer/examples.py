@@ -1,0 +1,65 @@
+"""Examples: the rows of a data set that one party holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+Batch = dict[str, Tensor]
+
+
+class Examples:
+    """Rows of shared tensors, picked by index and never copied: all clients of a data set look into the same memory.
+
+    Args:
+        columns: tensors by name (by custom `x`: features and `y`: labels), all with the same first dimension.
+        index: int64 tensor `[n]` of the rows that belong to this party, in its order; all rows when absent.
+    """
+
+    def __init__(self, columns: Mapping[str, Tensor], index: Tensor | None = None) -> None:
+        if len({column.shape[0] for column in columns.values()}) != 1:
+            shapes = {name: tuple(column.shape) for name, column in columns.items()}
+            raise ValueError(f"columns must have the same number of rows, got the shapes {shapes}")
+        self.columns = dict(columns)
+        self.index = index
+
+    def __len__(self) -> int:
+        return (next(iter(self.columns.values())) if self.index is None else self.index).shape[0]
+
+    def take(self, positions: Tensor) -> Batch:
+        """The examples at `positions` (int64 `[b]`, counted within this party) as a batch of `b` rows."""
+        rows = positions if self.index is None else self.index.index_select(0, positions)
+        return {name: column.index_select(0, rows) for name, column in self.columns.items()}
+
+    def all(self) -> Batch:
+        """Every example, in order."""
+        if self.index is None:
+            return dict(self.columns)
+        return {name: column.index_select(0, self.index) for name, column in self.columns.items()}
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Consecutive batches of `size` rows in order, the last one as long as what is left."""
+        if self.index is None:
+            yield from _cut(self.columns, size)
+            return
+        # Rows are gathered a megabyte at a time and cut into views: gathering each batch by itself would cost a small model a
+        # tenth of its training step, gathering everything would copy the client's data.
+        width = sum(column[:1].nbytes for column in self.columns.values())
+        for rows in torch.split(self.index, size * max(1, 2**20 // max(1, width * size))):
+            yield from _cut({name: column.index_select(0, rows) for name, column in self.columns.items()}, size)
+
+    def subset(self, positions: Tensor) -> Examples:
+        """The party that holds only the examples at `positions`, in that order."""
+        return Examples(self.columns, positions if self.index is None else self.index.index_select(0, positions))
+
+    def to(self, device: torch.device) -> Examples:
+        """The same examples with their columns on `device`."""
+        index = None if self.index is None else self.index.to(device)
+        return Examples({name: column.to(device) for name, column in self.columns.items()}, index)
+
+
+def _cut(columns: Mapping[str, Tensor], size: int) -> Iterator[Batch]:
+    parts = [torch.split(column, size) for column in columns.values()]
+    return (dict(zip(columns, part, strict=True)) for part in zip(*parts, strict=True))

@@ -1,0 +1,79 @@
+"""ModelTrainer: the one class a user writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedml_core.errors import TrainerError
+from fedml_core.trainer.examples import Batch, Examples
+
+Model = Callable[..., Tensor]
+
+
+class ModelTrainer:
+    """What to minimise and what to measure, the same in a simulation, on a cluster and on a device.
+
+    Write `loss`, and `metrics` if there is something to report. `model` is anything that can be called like the network: the
+    network itself, or many clients' networks stacked into one computation. Both methods return one number per example; masks,
+    weights and means are the engine's.
+
+    Override `train` (and `test`) instead to keep an imperative PyTorch loop of your own. It runs on every engine; what it cannot
+    have is gradient transforms (`LocalSGD(transforms=...)`) and stacking, since the library no longer sees the gradients.
+    """
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        """Loss of each example: shape `[b]` for a batch of `b` rows."""
+        raise NotImplementedError
+
+    def metrics(self, model: Model, batch: Batch) -> dict[str, Tensor]:
+        """Values by name, each of shape `[b]`; their mean over examples is what is reported."""
+        return {}
+
+    def train(self, model: nn.Module, batches: Iterable[Batch]) -> None:
+        """Optional: train `model` in place over `batches`, which are already drawn for this client and round."""
+        raise NotImplementedError
+
+    def test(self, model: nn.Module, examples: Examples, batch_size: int = 512) -> dict[str, float]:
+        """Mean loss and metrics of `model` over `examples`, in evaluation mode and without gradients."""
+        sums: dict[str, float] = {}
+        training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                for batch in examples.batches(batch_size):
+                    values = {"loss": self.loss(model, batch), **self.metrics(model, batch)}
+                    for name, value in values.items():
+                        sums[name] = sums.get(name, 0.0) + float(value.double().sum())
+        finally:
+            model.train(training)
+        return {name: total / len(examples) for name, total in sums.items()}
+
+    @property
+    def imperative(self) -> bool:
+        """Whether `train` is the user's own loop."""
+        return type(self).train is not ModelTrainer.train
+
+
+def per_example(losses: Tensor, batch: Batch) -> Tensor:
+    """`losses` if it holds one value per example, else the error that says what to return."""
+    rows = next(iter(batch.values())).shape[0]
+    if losses.shape == (rows,):
+        return losses
+    raise TrainerError(
+        f"loss must return one value per example, shape [{rows}]; got shape {list(losses.shape)}. "
+        "Drop the mean (reduction='none') and average each example's own terms, if it has several."
+    )
+
+
+class Classifier(ModelTrainer):
+    """Cross entropy and accuracy of a network that maps `x` to logits `[b, classes]`, against labels `y` `[b]`."""
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        return F.cross_entropy(model(batch["x"]), batch["y"], reduction="none")
+
+    def metrics(self, model: Model, batch: Batch) -> dict[str, Tensor]:
+        return {"accuracy": (model(batch["x"]).argmax(dim=1) == batch["y"]).float()}

