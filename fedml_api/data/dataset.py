@@ -1,0 +1,126 @@
+"""FederatedDataset: who holds what."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedml_core.errors import DataError
+from fedml_core.settings import Registry
+from fedml_core.trainer import Batch, Examples
+
+
+class FederatedDataset:
+    """Examples spread over clients.
+
+    Args:
+        train: all training examples; `test`: the global test set, of the same columns.
+        train_parts: rows of `train` by client id, in the order clients are listed and folded; `test_parts`: rows of `test`
+            that resemble the client's own data (absent: clients have no local test set).
+        classes: number of classes of column `y`, or None if the task has none.
+        name: what the fingerprint and the pictures call it.
+
+    A client's examples are a view of the shared columns: asking for them costs nothing and copies nothing.
+    """
+
+    def __init__(
+        self,
+        train: Examples,
+        test: Examples,
+        train_parts: Mapping[str, np.ndarray],
+        test_parts: Mapping[str, np.ndarray] | None = None,
+        classes: int | None = None,
+        name: str = "data",
+    ) -> None:
+        if not train_parts:
+            raise DataError(f"data set '{name}' has no clients")
+        self.global_train, self.global_test = train, test
+        self.classes, self.name = classes, name
+        self._train_parts = {client: torch.as_tensor(rows, dtype=torch.int64) for client, rows in train_parts.items()}
+        self._test_parts = {client: torch.as_tensor(rows, dtype=torch.int64) for client, rows in (test_parts or {}).items()}
+        self.client_ids: Sequence[str] = tuple(train_parts)
+
+    @classmethod
+    def from_clients(
+        cls, train: Mapping[str, Batch], test: Batch, classes: int | None = None, name: str = "data"
+    ) -> FederatedDataset:
+        """The federated data set of clients that bring their own tensors.
+
+        Args:
+            train: each client's columns, e.g. `{"anna": {"x": ..., "y": ...}}`; `test`: the same columns of the global test set.
+        """
+        if not train:
+            raise DataError(f"data set '{name}' has no clients")
+        columns = {column: torch.cat([batch[column] for batch in train.values()]) for column in test}
+        ends = np.cumsum([0, *(len(next(iter(batch.values()))) for batch in train.values())])
+        parts = {client: np.arange(ends[k], ends[k + 1]) for k, client in enumerate(train)}
+        return cls(Examples(columns), Examples(test), parts, classes=classes, name=name)
+
+    def train(self, client: str) -> Examples:
+        """The client's own training examples."""
+        return self.global_train.subset(self._train_parts[client])
+
+    def test(self, client: str) -> Examples:
+        """The client's own test examples; none of them is among anybody's training examples."""
+        return self.global_test.subset(self._test_parts.get(client, torch.empty(0, dtype=torch.int64)))
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Number of training examples by client."""
+        return {client: len(rows) for client, rows in self._train_parts.items()}
+
+    def label_counts(self) -> np.ndarray:
+        """`[clients, classes]`: how many training examples of each class each client holds."""
+        if self.classes is None:
+            raise DataError(f"data set '{self.name}' has no classes to count")
+        labels = self.global_train.all()["y"]
+        rows = [torch.bincount(labels[part], minlength=self.classes) for part in self._train_parts.values()]
+        return torch.stack(rows).numpy()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over every column and every client's rows: equal exactly when two parties hold the same federated data."""
+        total = hashlib.sha256()
+        for examples in (self.global_train, self.global_test):
+            for name, column in sorted(examples.all().items()):
+                _update(total, name, column)
+        for parts in (self._train_parts, self._test_parts):
+            for client, rows in parts.items():
+                _update(total, client, rows)
+        return total.hexdigest()
+
+    def to(self, device: torch.device) -> FederatedDataset:
+        """The same data with its columns on `device`."""
+        moved = FederatedDataset.__new__(FederatedDataset)
+        moved.__dict__.update(self.__dict__)
+        moved.global_train, moved.global_test = self.global_train.to(device), self.global_test.to(device)
+        moved._train_parts = {client: rows.to(device) for client, rows in self._train_parts.items()}
+        moved._test_parts = {client: rows.to(device) for client, rows in self._test_parts.items()}
+        return moved
+
+
+def _update(total: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+    total.update(tensor.contiguous().numpy().data)
+
+
+class DataSource(ABC):
+    """Settings that can be loaded into a FederatedDataset: which data set, how many clients, how it is spread over them."""
+
+    @abstractmethod
+    def load(self, seed: int, root: Path) -> FederatedDataset:
+        """Read the files (below `root`, or from an installed package) and spread the examples over clients.
+
+        Raises:
+            DataError: the files are absent (the message says how to get them) or malformed.
+        """
+
+
+data_sources: Registry[DataSource] = Registry("data set", DataSource)

@@ -1,0 +1,48 @@
+"""IDX, the file format of MNIST and its successors.
+
+    2 zero bytes | element type (1 byte) | number of dimensions (1 byte) | each size (uint32) | the elements, row by row
+
+all big-endian; files are often gzipped. Specified at the foot of yann.lecun.com/exdb/mnist.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from fedml_core.errors import DataError
+
+_types = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The array in an IDX file, plain or gzipped (told by its first bytes, not by its name), in the machine's byte order.
+
+    Raises:
+        DataError: the file is not IDX, or its length is not what its header says.
+    """
+    try:
+        data = path.read_bytes()
+        if data.startswith(b"\x1f\x8b"):
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in _types or not 1 <= data[3] <= 32:
+        raise DataError(
+            f"{path}: not an IDX file: it starts with {data[:4].hex(' ') or 'nothing'}, "
+            "not with 00 00, an element type (08 to 0e) and 1 to 32 dimensions"
+        )
+    start = 4 + 4 * data[3]
+    if len(data) < start:
+        raise DataError(f"{path}: truncated: {len(data)} bytes, and the header alone has {start}")
+    shape = tuple(int(size) for size in np.frombuffer(data, ">u4", count=data[3], offset=4))
+    dtype = np.dtype(_types[data[2]])
+    expected = start + math.prod(shape) * dtype.itemsize
+    if len(data) != expected:
+        fault = "truncated" if len(data) < expected else "oversized"
+        raise DataError(f"{path}: {fault}: {len(data)} bytes, and the header promises {expected} for shape {list(shape)}")
+    return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))

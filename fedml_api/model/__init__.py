@@ -1,0 +1,7 @@
+"""Networks by name."""
+
+from fedml_api.model.cnn import McMahanCNN, ReddiCNN
+from fedml_api.model.linear import LogisticRegression, TwoNN
+from fedml_api.model.model_spec import ModelSpec, models
+
+__all__ = ["LogisticRegression", "McMahanCNN", "ModelSpec", "ReddiCNN", "TwoNN", "models"]
