@@ -1,0 +1,203 @@
+"""The `fedml` command.
+
+torch is imported only by the commands that need it, so that `fedml --help` answers at once. Exit codes: 0 done; 1 the run failed;
+2 the configuration, the data or the run folder cannot be used; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedml_core.errors import FedMLError
+
+if TYPE_CHECKING:
+    from fedml_api.run.folder import RunFolder
+
+KINDS = ["algorithms", "data", "models", "engines", "runs"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
+    try:
+        return int(options.command(options))
+    except FedMLError as error:
+        lines = str(error).splitlines()
+        print(
+            f"error: {lines[0]}" if len(lines) == 1 else f"{len(lines)} errors:\n" + "\n".join(f"  - {line}" for line in lines),
+            file=sys.stderr,
+        )
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; `fedml list runs` shows the run, `fedml resume RUN` goes on with it", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="fedml", description="Federated learning for PyTorch: simulation, clusters and devices from one program."
+    )
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, text: str, json_format: bool = True) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=function)
+        if json_format:
+            added.add_argument("--format", choices=["text", "json"], default="text", help="how to print the result (default: text)")
+        return added
+
+    run = command("run", run_command, "Train as a configuration says, into a new run folder.")
+    run.add_argument("config", type=Path, help="YAML file, e.g. experiments/demo/config.yaml")
+    run.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting, e.g. rounds=20 algorithm.local.lr=0.05")
+    resume = command("resume", resume_command, "Go on with a run from its newest sound checkpoint.")
+    resume.add_argument("run", type=Path, help="the run's folder")
+    listing = command("list", list_command, "Show what there is to choose from, or the runs there are.")
+    listing.add_argument("kind", choices=KINDS)
+    listing.add_argument("--runs-folder", type=Path, default=Path("runs"))
+    plot = command("plot", plot_command, "Draw the curves of several runs in one picture.")
+    plot.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    plot.add_argument("--output", type=Path, default=Path("curves.png"))
+    doctor = command("doctor", doctor_command, "Show versions, devices, threads, and whether MPI and a broker can be reached.")
+    doctor.add_argument("--broker", default="localhost:1883", metavar="HOST:PORT")
+    return top
+
+
+def run_command(options: argparse.Namespace) -> int:
+    from fedml_api.run.config import prepare, read_config
+    from fedml_api.run.folder import RunFolder
+
+    config, problems = read_config(options.config, options.overrides)
+    experiment = prepare(config, problems)
+    return _train(RunFolder.create(config, experiment), experiment, options.format)
+
+
+def resume_command(options: argparse.Namespace) -> int:
+    from fedml_api.run.config import prepare
+    from fedml_api.run.folder import RunFolder
+
+    folder = RunFolder(options.run)
+    if folder.result is not None:
+        print(f"{folder.path} is finished already", file=sys.stderr)
+        return _report(folder, options.format)
+    experiment = prepare(folder.config, [])
+    folder.check_data(experiment)
+    return _train(folder, experiment, options.format)
+
+
+def _train(folder: RunFolder, experiment: Any, format: str) -> int:
+    from rich.console import Console
+
+    from fedml_api.data.picture import draw_clients
+    from fedml_api.run.experiment import Observer, simulate
+    from fedml_api.run.observers import LiveProgress, Metrics, PlainProgress, TensorBoard
+    from fedml_api.run.plots import draw_curves
+
+    config = folder.config
+    console = Console(stderr=True)
+    progress = LiveProgress(console) if console.is_terminal else PlainProgress(sys.stderr)
+    observers: list[Observer] = [Metrics(folder.path), progress]
+    if config.tensorboard:
+        observers.append(TensorBoard(folder.path))
+    with folder.locked():
+        print(f"run folder: {folder.path}", file=sys.stderr)
+        if experiment.data.classes is not None:
+            draw_clients(experiment.data, folder.path / "clients.png")
+        try:
+            result = simulate(experiment, observers, folder.checkpoints, config.checkpoint_every, folder.rows)
+        finally:
+            if isinstance(progress, LiveProgress):
+                progress.close()
+        draw_curves({folder.path.name: result.history}, folder.path / "curve.png")
+        folder.finish(result)
+    return _report(folder, format)
+
+
+def _report(folder: RunFolder, format: str) -> int:
+    result = folder.result
+    assert result is not None
+    if format == "json":
+        print(json.dumps({"run": str(folder.path), **result}))
+        return 0
+    for name, value in result["last"].items():
+        if name.startswith("test_"):
+            print(f"{name.replace('_', ' ')}: {value:.4f}")
+    print(f"training time: {result['seconds']:.1f} s, {result['seconds'] / result['rounds']:.3f} s per round")
+    print(f"curve: {folder.path / 'curve.png'}")
+    print(f"SHA-256 of the final parameters: {result['sha256']}")
+    return 0
+
+
+def list_command(options: argparse.Namespace) -> int:
+    if options.kind == "runs":
+        from fedml_api.run.folder import list_runs
+
+        rows = [_run_row(folder) for folder in list_runs(options.runs_folder)]
+    else:
+        rows = _choices(options.kind)
+    if options.format == "json":
+        print(json.dumps(rows))
+        return 0
+    if not rows:
+        print(f"no {options.kind} in {options.runs_folder}" if options.kind == "runs" else f"no {options.kind}")
+    widths = {key: max(len(str(row[key])) for row in rows) for key in (rows[0] if rows else ())}
+    for row in rows:
+        print("  ".join(str(value).ljust(widths[key]) for key, value in row.items()).rstrip())
+    return 0
+
+
+def _choices(kind: str) -> list[dict[str, Any]]:
+    from fedml_api import algorithms as _algorithms  # noqa: F401 (registers)
+    from fedml_api import standalone as _standalone  # noqa: F401 (registers)
+    from fedml_api.data import data_sources
+    from fedml_api.model import models
+    from fedml_core.federation import algorithms, engines
+
+    registry: Any = {"algorithms": algorithms, "data": data_sources, "models": models, "engines": engines}[kind]
+    return [{"name": name, "about": (registry[name].__doc__ or "").strip().splitlines()[0]} for name in registry]
+
+
+def _run_row(folder: RunFolder) -> dict[str, Any]:
+    result, rows = folder.result, folder.rows
+    tested = [row["test_accuracy"] for row in rows if "test_accuracy" in row]
+    return {
+        "run": str(folder.path),
+        "state": "finished" if result else "not finished",
+        "round": rows[-1]["round"] if rows else 0,
+        "accuracy": round(tested[-1], 4) if tested else None,
+        "sha256": result["sha256"] if result else None,
+    }
+
+
+def plot_command(options: argparse.Namespace) -> int:
+    from fedml_api.run.folder import RunFolder
+    from fedml_api.run.plots import draw_curves
+    from fedml_core.errors import RunError
+
+    runs = {folder.path.resolve().name: folder.rows for folder in map(RunFolder, options.runs)}
+    if empty := [name for name, rows in runs.items() if not rows]:
+        raise RunError(f"nothing to draw yet: {', '.join(empty)} has no metrics; `fedml resume` it first")
+    draw_curves(runs, options.output)
+    print(json.dumps({"picture": str(options.output)}) if options.format == "json" else f"picture: {options.output}")
+    return 0
+
+
+def doctor_command(options: argparse.Namespace) -> int:
+    from fedml_api.run.doctor import examine
+
+    findings = examine(options.broker)
+    if options.format == "json":
+        print(json.dumps(findings))
+        return 0
+    for name, value in findings.items():
+        print(f"{name.replace('_', ' '):<12} {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

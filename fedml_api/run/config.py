@@ -1,0 +1,145 @@
+"""The configuration of a run: one typed tree, from a YAML file and `key=value` overrides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import yaml
+from msgspec import Meta
+
+from fedml_api.algorithms import FedAvg
+from fedml_api.data import DataSource, Mnist5k
+from fedml_api.model import ModelSpec, ReddiCNN
+from fedml_api.run.experiment import Experiment, device_problems
+from fedml_api.standalone import Standalone
+from fedml_core import rng
+from fedml_core.errors import ConfigError, FedMLError
+from fedml_core.federation import Algorithm, Engine
+from fedml_core.settings import build, settings, to_plain
+
+AtLeastOne = Annotated[int, Meta(ge=1)]
+
+
+@settings
+class RunConfig:
+    """Everything a run folder needs to know. Keys of the YAML file are these fields; whatever is left out has its default.
+
+    Args:
+        name: first part of the run folder's name.
+        rounds, clients_per_round, seed, threads, device: as in `Experiment`.
+        evaluate_every: rounds between evaluations; `checkpoint_every`: rounds between checkpoints.
+        tensorboard: also write event files for TensorBoard into the run folder.
+        data_folder: where data sets lie on disk; `runs_folder`: where run folders are made.
+    """
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    algorithm: Algorithm = FedAvg()
+    model: ModelSpec = ReddiCNN()
+    data: DataSource = Mnist5k()
+    engine: Engine = Standalone()
+    rounds: AtLeastOne = 100
+    clients_per_round: AtLeastOne = 10
+    seed: Annotated[int, Meta(ge=0)] = 0
+    threads: AtLeastOne | None = None
+    device: str = "cpu"
+    evaluate_every: AtLeastOne = 5
+    checkpoint_every: AtLeastOne = 10
+    tensorboard: bool = False
+    data_folder: str = "data"
+    runs_folder: str = "runs"
+
+
+def read_config(path: Path, overrides: list[str]) -> tuple[RunConfig, list[str]]:
+    """The configuration of a YAML file with overrides applied, and all its problems (with defaults in the faulty places).
+
+    Raises:
+        ConfigError: the file cannot be read as a YAML mapping, or an override is not `key=value`.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}. Give the path of a YAML file, e.g. experiments/demo/config.yaml"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    data = {} if data is None else data
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys to values, not a {type(data).__name__}")
+    problems: list[str] = []
+    for override in overrides:
+        problems += _override(data, override)
+    return build(RunConfig, data, "", problems, RunConfig()), problems
+
+
+def _override(data: dict[str, Any], override: str) -> list[str]:
+    """Set `a.b.c=value` in nested mappings; what is wrong with it, if anything."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        return [f"override '{override}': must be key=value, e.g. algorithm.local.lr=0.1"]
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return [f"override '{override}': the value is not YAML; put it in quotes"]
+    *path, last = key.split(".")
+    for step in path:
+        inner = data.get(step)
+        if isinstance(inner, str):
+            inner = {"name": inner}
+        data[step] = inner if isinstance(inner, dict) else {}
+        data = data[step]
+    data[last] = value
+    return []
+
+
+def dump_config(config: RunConfig) -> str:
+    """The effective configuration as YAML, every default written out."""
+    return yaml.safe_dump(to_plain(config), sort_keys=False)
+
+
+def prepare(config: RunConfig, problems: list[str]) -> Experiment:
+    """Load the data and build the network, before anything is written.
+
+    Args:
+        problems: what is known to be wrong already; everything found here is reported together with it.
+
+    Raises:
+        ConfigError: listing every problem.
+    """
+    problems = list(problems)
+    faulty = {line.partition(":")[0].partition(" ")[0].partition(".")[0] for line in problems}
+
+    def attempt(step: Any, *arguments: Any) -> Any:
+        try:
+            return step(*arguments)
+        except FedMLError as error:
+            problems.extend(str(error).splitlines())
+            return None
+
+    data = attempt(config.data.load, config.seed, Path(config.data_folder)) if "data" not in faulty else None
+    module = None
+    if data is not None and "model" not in faulty:
+        with torch.random.fork_rng(devices=[]):
+            rng.seed_torch(config.seed, "model")
+            shape = tuple(data.global_test.columns["x"].shape[1:])
+            module = attempt(config.model.build, shape, data.classes)
+    if data is None or module is None:
+        raise ConfigError(problems + ([] if "device" in faulty else device_problems(config.device)))
+    experiment = Experiment(
+        model=module,
+        data=data,
+        algorithm=config.algorithm,
+        engine=config.engine,
+        rounds=config.rounds,
+        clients_per_round=config.clients_per_round,
+        seed=config.seed,
+        threads=config.threads or torch.get_num_threads(),
+        device=config.device,
+        evaluate_every=config.evaluate_every,
+    )
+    problems += [line for line in experiment.problems() if line.partition(" ")[0] not in faulty]
+    if problems:
+        raise ConfigError(problems)
+    return experiment

@@ -1,0 +1,199 @@
+"""The one round loop, for every algorithm on every engine."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedml_api.algorithms import FedAvg
+from fedml_api.data.dataset import FederatedDataset
+from fedml_api.run.checkpoint import Checkpoints
+from fedml_api.standalone import Standalone
+from fedml_core import rng, tree
+from fedml_core.errors import ConfigError, DivergedError
+from fedml_core.federation import Algorithm, Engine, Mean, Session, Setup, Workspace, sample_clients
+from fedml_core.trainer import Classifier, ModelState, ModelTrainer
+from fedml_core.tree import Tree
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Experiment:
+    """All that determines a run: with the same values, threads and data the final parameters are the same, bit for bit.
+
+    Attributes:
+        model: the network to train, with its initial parameters; it is not changed.
+        data: who holds which examples; `trainer`: what to minimise and what to measure.
+        algorithm: the server program; `engine`: what carries its cohorts out.
+        rounds: rounds in all; `clients_per_round`: how many clients are sampled for each.
+        seed: of every draw; `threads`: torch's threads (as they are, if None); `device`: where the tensors live.
+        evaluate_every: rounds between evaluations on the global test set; the first state and the last are always evaluated.
+    """
+
+    model: nn.Module
+    data: FederatedDataset
+    trainer: ModelTrainer = field(default_factory=Classifier)
+    algorithm: Algorithm = field(default_factory=FedAvg)
+    engine: Engine = field(default_factory=Standalone)
+    rounds: int = 10
+    clients_per_round: int = 10
+    seed: int = 0
+    threads: int | None = None
+    device: str = "cpu"
+    evaluate_every: int = 1
+
+    def problems(self) -> list[str]:
+        """What cannot work, one line each."""
+        found = []
+        for name, least in {"rounds": 1, "clients_per_round": 1, "seed": 0, "evaluate_every": 1}.items():
+            if getattr(self, name) < least:
+                found.append(f"{name} = {getattr(self, name)}: must be at least {least}")
+        if self.clients_per_round > (clients := len(self.data.client_ids)):
+            found.append(
+                f"clients_per_round = {self.clients_per_round}: data set '{self.data.name}' has only {clients} clients; "
+                f"lower clients_per_round to at most {clients}, or spread the data over more clients"
+            )
+        return found + device_problems(self.device)
+
+
+def device_problems(device: str) -> list[str]:
+    """What is wrong with a device's name, or with asking for it on this machine."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        return [f"device = '{device}': must be cpu, cuda or cuda:N"]
+    if kind == "cuda" and not torch.cuda.is_available():
+        return [
+            f"device = '{device}': torch {torch.__version__} sees no CUDA device here; use device=cpu, or a CUDA build of torch"
+        ]
+    return []
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        model: the final model; `sha256`: the SHA-256 of its numbers, equal for equal runs.
+        history: one row per round, the first being the evaluation of the initial model; `last`: its last evaluation.
+        seconds: time spent in rounds, over all processes that worked on the run.
+    """
+
+    model: ModelState
+    sha256: str
+    history: list[Row]
+
+    @property
+    def last(self) -> Row:
+        return next(row for row in reversed(self.history) if any(name.startswith("test_") for name in row))
+
+    @property
+    def seconds(self) -> float:
+        return math.fsum(row["seconds"] for row in self.history)
+
+
+class Observer:
+    """Sees a run as it goes; what it does has no influence on the result."""
+
+    def on_start(self, experiment: Experiment, history: Sequence[Row]) -> None:
+        """Before the first round; `history` holds the rows of earlier processes when a run goes on."""
+
+    def on_round(self, row: Row) -> None:
+        """After each round, before its checkpoint is written."""
+
+    def on_end(self, result: Result) -> None:
+        """After the last round."""
+
+
+def simulate(
+    experiment: Experiment,
+    observers: Sequence[Observer] = (),
+    checkpoints: Checkpoints | None = None,
+    checkpoint_every: int = 10,
+    history: Sequence[Row] = (),
+) -> Result:
+    """Carry an experiment out, from its newest sound checkpoint if it has one.
+
+    Args:
+        checkpoints: where to keep the state every `checkpoint_every` rounds and after the last.
+        history: rows written before by an interrupted run; those after the checkpoint are dropped, their rounds run again.
+
+    Raises:
+        ConfigError: the experiment cannot work; nothing has run.
+        DivergedError: the loss stopped being a number.
+    """
+    if problems := experiment.problems():
+        raise ConfigError(problems)
+    if experiment.threads is not None:
+        torch.set_num_threads(experiment.threads)
+    device = torch.device(experiment.device)
+    module = copy.deepcopy(experiment.model).to(device)
+    data = experiment.data.to(device)
+    setup = Setup(experiment.trainer, module, data, experiment.seed, device)
+    algorithm = experiment.algorithm
+    judge = Workspace(module)
+
+    def evaluate(state: Tree) -> Row:
+        model = judge.load(algorithm.model(state))
+        rng.seed_torch(experiment.seed, "evaluate", device=device)
+        return {f"test_{name}": value for name, value in experiment.trainer.test(model, data.global_test).items()}
+
+    with experiment.engine.open(setup) as session:
+        state = algorithm.init(tree.clone(ModelState.of(module)))
+        done, state = _resume(checkpoints, session, state)
+        rows = [row for row in history if row["round"] <= done]
+        if not rows:
+            rows = [{"round": 0, "seconds": 0.0, **evaluate(state)}]
+        for observer in observers:
+            observer.on_start(experiment, rows)
+        for round in range(done, experiment.rounds):
+            started = time.perf_counter()
+            clients = sample_clients(data.client_ids, experiment.clients_per_round, experiment.seed, round)
+            state, metrics = algorithm.round(state, session.cohort(round, clients))
+            row = {"round": round + 1, "seconds": time.perf_counter() - started, "clients": len(clients), **_train_row(metrics)}
+            _check(row)
+            last = round + 1 == experiment.rounds
+            if last or (round + 1) % experiment.evaluate_every == 0:
+                row |= evaluate(state)
+            rows.append(row)
+            for observer in observers:
+                observer.on_round(row)
+            if checkpoints and (last or (round + 1) % checkpoint_every == 0):
+                checkpoints.save(round + 1, {"algorithm": state, "clients": session.save()})
+    model = algorithm.model(state)
+    result = Result(model, tree.digest(model), rows)
+    for observer in observers:
+        observer.on_end(result)
+    return result
+
+
+def _resume(checkpoints: Checkpoints | None, session: Session, initial: Tree) -> tuple[int, Tree]:
+    """Rounds done and the state after them."""
+    found = checkpoints.newest() if checkpoints else None
+    if found is None:
+        return 0, initial
+    done, saved = found
+    session.restore(saved["clients"])
+    return done, saved["algorithm"]
+
+
+def _train_row(metrics: dict[str, Mean]) -> Row:
+    row: Row = {f"train_{name}": mean.value for name, mean in metrics.items()}
+    return row | ({"examples": int(metrics["loss"].count)} if "loss" in metrics else {})
+
+
+def _check(row: Row) -> None:
+    loss = row.get("train_loss", 0.0)
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"training diverged: the loss of round {row['round']} is {loss}. "
+            "Lower algorithm.local.lr, or bound the gradients with algorithm.local.clip=1.0."
+        )

@@ -1,0 +1,151 @@
+"""The run folder: all that a run leaves behind, and all that it needs to go on.
+
+config.yaml            the effective configuration, defaults written out
+environment.json       versions, processor, threads, and the fingerprint of the data
+clients.png            who holds how much of which class
+metrics.jsonl, .csv    one row per round
+checkpoints/           the newest states (see checkpoint.py)
+curve.png              loss and accuracy over rounds
+model.safetensors      the final model
+result.json            the last evaluation, the time it took, the SHA-256 of the final parameters
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from fedml_api.run.checkpoint import Checkpoints
+from fedml_api.run.config import RunConfig, dump_config, read_config
+from fedml_api.run.experiment import Experiment, Result, Row
+from fedml_api.run.files import sync_folder, write_atomic
+from fedml_core.errors import ConfigError, RunError
+
+
+class RunFolder:
+    """An existing run folder."""
+
+    def __init__(self, path: Path) -> None:
+        if not (path / "config.yaml").is_file():
+            raise RunError(f"{path} is not a run folder: it holds no config.yaml. `fedml list runs` shows the runs there are")
+        self.path = path
+        self.checkpoints = Checkpoints(path / "checkpoints")
+
+    @classmethod
+    def create(cls, config: RunConfig, experiment: Experiment) -> RunFolder:
+        """A new folder below `config.runs_folder`, which appears complete or not at all."""
+        parent = Path(config.runs_folder)
+        parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=parent))
+        draft.chmod(0o755)
+        write_atomic(draft / "config.yaml", dump_config(config))
+        write_atomic(draft / "environment.json", json.dumps(environment(experiment), indent=2) + "\n")
+        path = parent / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        for attempt in range(1, 1000):
+            try:
+                os.rename(draft, path)
+                sync_folder(parent)
+                return cls(path)
+            except OSError:
+                path = parent / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{attempt}"
+        shutil.rmtree(draft)
+        raise RunError(f"cannot make a run folder in {parent}: the last name tried was {path.name}")
+
+    @property
+    def config(self) -> RunConfig:
+        config, problems = read_config(self.path / "config.yaml", [])
+        if problems:
+            raise ConfigError([f"{self.path / 'config.yaml'}: {line}" for line in problems])
+        return config
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows written so far; a last line that a crash cut short is left out."""
+        path = self.path / "metrics.jsonl"
+        rows = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the finished run came to, or None while it has not finished."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def check_data(self, experiment: Experiment) -> None:
+        """Refuse to go on with data other than the run began with."""
+        then, now = json.loads((self.path / "environment.json").read_text())["data_fingerprint"], experiment.data.fingerprint
+        if then != now:
+            raise RunError(
+                f"the data have changed since {self.path} began: their fingerprint was {then[:12]} and is {now[:12]}. "
+                "Put the same files back, or start a new run"
+            )
+
+    def finish(self, result: Result) -> None:
+        """Write the final model, then the result that marks the run as finished."""
+        tensors = {**result.model.params, **result.model.buffers}
+        write_atomic(
+            self.path / "model.safetensors", safetensors.torch.save({name: t.cpu().clone() for name, t in tensors.items()})
+        )
+        summary = {"sha256": result.sha256, "rounds": result.history[-1]["round"], "seconds": result.seconds, "last": result.last}
+        write_atomic(self.path / "result.json", json.dumps(summary, indent=2) + "\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of this folder; the lock goes with the process, however it ends."""
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(f"{self.path} is in use by another process: wait for it, or stop it") from None
+            yield
+
+
+def list_runs(parent: Path) -> list[RunFolder]:
+    """All run folders below `parent`, by name."""
+    return [RunFolder(config.parent) for config in sorted(parent.glob("[!.]*/config.yaml"))]
+
+
+def environment(experiment: Experiment) -> dict[str, Any]:
+    """What a figure has to be quoted with."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": experiment.threads,
+        "device": experiment.device,
+        "data": experiment.data.name,
+        "data_fingerprint": experiment.data.fingerprint,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def processor() -> str:
+    """The processor's model name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())

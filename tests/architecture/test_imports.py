@@ -1,0 +1,109 @@
+"""Who may import whom. Imports point down: core <- api <- iot, mobile, experiments."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ["fedml_core", "fedml_api", "fedml_iot", "fedml_mobile"]
+STANDARD = set(sys.stdlib_module_names)
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of all modules a file imports, wherever in the file."""
+    found = set()
+    for item in ast.walk(ast.parse(path.read_text())):
+        if isinstance(item, ast.Import):
+            found |= {alias.name for alias in item.names}
+        elif isinstance(item, ast.ImportFrom):
+            assert item.level == 0, f"{path}: relative import"
+            found |= {str(item.module)} | {f"{item.module}.{alias.name}" for alias in item.names}
+    return found
+
+
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", files("fedml_core"), ids=str)
+def test_core_needs_torch_numpy_and_msgspec_only(path):
+    allowed = STANDARD | {"torch", "numpy", "msgspec", "fedml_core"}
+    assert {name.partition(".")[0] for name in imports(path)} <= allowed
+
+
+@pytest.mark.parametrize("path", files("fedml_api"), ids=str)
+def test_api_does_not_import_upwards(path):
+    assert not {
+        name
+        for name in imports(path)
+        if name.partition(".")[0] in {"fedml_iot", "fedml_mobile", "experiments", "benchmarks", "tests"}
+    }
+
+
+@pytest.mark.parametrize("path", files("fedml_api/algorithms"), ids=str)
+def test_algorithms_know_mathematics_and_cohorts_and_no_engine(path):
+    allowed = (
+        "fedml_core.tree",
+        "fedml_core.trainer",
+        "fedml_core.federation",
+        "fedml_core.topology",
+        "fedml_core.settings",
+        "fedml_api.algorithms",
+    )
+    ours = {name for name in imports(path) if name.startswith("fedml_")} - {"fedml_core"}
+    assert all(name.startswith(allowed) for name in ours)
+
+
+@pytest.mark.parametrize("path", [p for e in ("standalone", "distributed") for p in files(f"fedml_api/{e}")], ids=str)
+def test_engines_know_no_algorithm(path):
+    assert not {name for name in imports(path) if name.startswith("fedml_api.algorithms")}
+
+
+@pytest.mark.parametrize("path", [p for package in PACKAGES for p in files(package)], ids=str)
+def test_nothing_unpickles_or_evaluates(path):
+    source = ast.parse(path.read_text())
+    assert not imports(path) & {"pickle", "marshal", "dill", "cloudpickle", "shelve", "joblib"}
+    called = {ast.unparse(item.func) for item in ast.walk(source) if isinstance(item, ast.Call)}
+    assert not called & {"eval", "exec", "torch.load", "np.load", "numpy.load", "compile"}
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
+
+
+def test_core_loads_with_everything_else_out_of_reach():
+    """A finder that knows only the standard library, torch, numpy, msgspec (and what torch itself needs)."""
+    code = """
+import sys, torch, numpy, msgspec
+have = set(sys.modules)
+class Wall:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition('.')[0]
+        if top not in sys.stdlib_module_names and top != 'fedml_core' and top not in {m.partition('.')[0] for m in have}:
+            raise ImportError(f'{name} is behind the wall')
+sys.meta_path.insert(0, Wall())
+import pkgutil, importlib, fedml_core
+for module in pkgutil.walk_packages(fedml_core.__path__, 'fedml_core.'):
+    importlib.import_module(module.name)
+print(*sorted({m.partition('.')[0] for m in sys.modules} & {'torchvision', 'mpi4py', 'paho', 'rich', 'matplotlib', 'yaml'}))
+"""
+    assert python(code) == ""
+
+
+def test_the_command_line_loads_no_torch_before_it_is_needed():
+    assert (
+        python("import sys, fedml_api.cli; fedml_api.cli.parser(); print('torch' in sys.modules or 'numpy' in sys.modules)")
+        == "False"
+    )
+
+
+@pytest.mark.parametrize(
+    "package",
+    ["fedml_api", "fedml_core.federation", "fedml_core.trainer", "fedml_core.partition", "fedml_api.data", "fedml_api.model"],
+)
+def test_all_names_what_is_there(package):
+    code = f"import {package} as p; names = p.__all__; [getattr(p, n) for n in names]; print(len(names) == len(set(names)) > 0)"
+    assert python(code) == "True"

@@ -1,0 +1,1 @@
+"""Naive twins: a page of plain PyTorch each, following the paper, sharing no code with the library."""
