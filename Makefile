@@ -1,0 +1,35 @@
+# make demo   train 100 clients on real handwritten digits and show the accuracy and the curve
+# make test   all tests      make check   lint and types      make bench   measured ratios      make soak   long checks
+# Each creates the environment it needs in .venv. ARGS adds arguments: make demo ARGS="rounds=5", make test ARGS="-k fedavg"
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+
+.PHONY: demo test check bench soak clean
+
+demo: $(VENV)/ready
+	$(RUN)/fedml run experiments/demo/config.yaml $(ARGS)
+
+test: $(VENV)/ready
+	$(RUN)/python -m pytest -q $(ARGS)
+
+check: $(VENV)/ready
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+bench: $(VENV)/ready
+	$(RUN)/python -m benchmarks.overhead $(ARGS)
+
+soak: $(VENV)/ready
+	$(RUN)/python -m pytest -q -m soak --timeout=3600 $(ARGS)
+
+$(VENV)/ready: setup.py constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
