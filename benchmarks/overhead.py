@@ -3,8 +3,8 @@
     python -m benchmarks.overhead
 
 The bare loop is what one writes by hand: a copy of the model per client, shuffled rows indexed per batch (no DataLoader, which
-would only make it slower), `zero_grad / backward / step` of torch's SGD, and the weighted average of the state dicts. Both train on the
-same arrays with one thread; rounds alternate, and medians are compared.
+would only make it slower), `zero_grad / backward / step` of torch's SGD, and the weighted average of the state dicts. Both train
+on the same arrays with one thread; rounds alternate, and medians are compared.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@
     ├── RunError               exit code 2   a run folder cannot be used
     │   └── CheckpointError                  a checkpoint is damaged
     ├── TrainerError                         a ModelTrainer broke its contract
+    ├── CommunicationError                   a message cannot be sent, or what arrived is not a message
     └── DivergedError                        training produced NaN or infinity
 
 Code raises these only for what the user can mend; a bug stays a plain Python exception with its traceback.
@@ -51,6 +52,10 @@ class CheckpointError(RunError):
 
 class TrainerError(FedMLError):
     """A ModelTrainer returned something other than its contract says."""
+
+
+class CommunicationError(FedMLError):
+    """A message cannot be sent, or what arrived is not a message."""
 
 
 class DivergedError(FedMLError):

@@ -210,10 +210,8 @@ def to_plain(value: Any) -> Any:
     """The inverse of `build`: settings as mappings, lists and scalars, with the `name` of each choice."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        for base, registry in _registries.items():
-            if isinstance(value, base):
-                return {"name": registry.name_of(type(value)), **plain}
-        return plain
+        names = (registry.name_of(type(value)) for registry in _registries.values() if type(value) in registry.values())
+        return {"name": name, **plain} if (name := next(names, None)) else plain
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
     return value

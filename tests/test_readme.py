@@ -45,7 +45,7 @@ def test_block_runs(copy, where, language, code):
 
 
 def shortened(line: str) -> str:
-    """The command with two rounds in place of many; `make` in the present environment, and of its long targets only the commands."""
+    """The command with two rounds in place of many; `make` in this environment, and of its long targets only the commands."""
     line = line.partition("  #")[0].strip()
     if line.startswith("make "):
         target = line.removeprefix("make ")

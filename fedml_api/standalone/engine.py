@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from fedml_core.federation import Client, ClientValues, Cohort, Engine, Reply, Session, Setup, Task, Workspace, engines
+from fedml_core.federation import ClientRunner, ClientValues, Cohort, Engine, Reply, Session, Setup, Task, engines
 from fedml_core.settings import settings
 from fedml_core.tree import Tree
 
@@ -25,22 +24,11 @@ class SequentialSession(Session):
     """Clients take turns in one workspace. Their data is a view of the shared columns, their private state stays here."""
 
     def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-        self.workspace = Workspace(copy.deepcopy(setup.module).to(setup.device))
+        self.runner = ClientRunner(setup)
         self.states: dict[str, Tree] = {}
 
     def cohort(self, round: int, clients: Sequence[str]) -> Cohort:
         return SequentialCohort(self, round, clients)
-
-    def carry_out(self, id: str, round: int, task: Task, shared: Tree, own: Tree) -> Reply:
-        """One client's reply to one task; its new private state, if any, is kept."""
-        setup = self.setup
-        train, test = setup.data.train(id), setup.data.test(id)
-        client = Client(id, round, setup.seed, train, test, setup.trainer, self.workspace, self.states.get(id))
-        reply = task(client, shared, own)
-        if reply.state is not None:
-            self.states[id] = reply.state
-        return reply
 
     def save(self) -> Tree:
         return self.states
@@ -66,6 +54,10 @@ class SequentialValues(ClientValues):
         if self.asked:
             raise RuntimeError("the values of a map can be asked for once; keep the result of fold() or gather()")
         self.asked = True
-        session, round = self.cohort.session, self.cohort.round
+        session = self.cohort.session
         for id in self.cohort.clients:
-            yield id, session.carry_out(id, round, self.task, self.shared, self.own.get(id))
+            state = session.states.get(id)
+            reply = session.runner(id, self.cohort.round, self.task, self.shared, self.own.get(id), state)
+            if reply.state is not None:
+                session.states[id] = reply.state
+            yield id, reply

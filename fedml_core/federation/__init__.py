@@ -2,12 +2,14 @@
 
 from fedml_core.federation.aggregator import Aggregator, Folded, WeightedMean, aggregators
 from fedml_core.federation.algorithm import Algorithm, algorithms
-from fedml_core.federation.client import Client, Mean, Reply, Task, Workspace
+from fedml_core.federation.client import Client, Mean, Reply, Task, Workspace, tasks
 from fedml_core.federation.cohort import ClientValues, Cohort
 from fedml_core.federation.engine import ClientData, Engine, Session, Setup, engines
 from fedml_core.federation.local_update import LocalSGD, LocalUpdate, local_updates, model_of
+from fedml_core.federation.runner import ClientRunner
 from fedml_core.federation.sampling import sample_clients
 from fedml_core.federation.server_optimizer import SGD, Adagrad, Adam, ServerOptimizer, Yogi, server_optimizers
+from fedml_core.federation.wire import describe, restore
 
 __all__ = [
     "SGD",
@@ -17,6 +19,7 @@ __all__ = [
     "Algorithm",
     "Client",
     "ClientData",
+    "ClientRunner",
     "ClientValues",
     "Cohort",
     "Engine",
@@ -34,9 +37,12 @@ __all__ = [
     "Yogi",
     "aggregators",
     "algorithms",
+    "describe",
     "engines",
     "local_updates",
     "model_of",
+    "restore",
     "sample_clients",
     "server_optimizers",
+    "tasks",
 ]

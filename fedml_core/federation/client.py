@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fedml_core import rng, tree
+from fedml_core.settings import Registry
 from fedml_core.trainer import Examples, ModelState, ModelTrainer
 from fedml_core.tree import Tree
 
@@ -99,3 +100,6 @@ class Task(ABC):
     @abstractmethod
     def __call__(self, client: Client, shared: Tree, own: Tree = None) -> Reply:
         """Carry the task out for `client`. `shared` is the same tree for every client of the round, `own` is this client's."""
+
+
+tasks: Registry[Task] = Registry("task", Task)
