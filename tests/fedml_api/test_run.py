@@ -36,6 +36,13 @@ def test_evaluation_is_the_mean_over_the_test_set(dataset, network):
     assert row["test_accuracy"] == pytest.approx((logits.argmax(1) == batch["y"]).float().mean().item())
 
 
+def test_evaluation_asks_the_network_once_per_batch(dataset, network):
+    calls = []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    Classifier().test(network, dataset.global_test, batch_size=20)
+    assert len(calls) == len(dataset.global_test) / 20
+
+
 class StopAt(Observer):
     def __init__(self, round):
         self.round = round
