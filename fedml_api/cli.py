@@ -7,9 +7,12 @@ torch is imported only by the commands that need it, so that `fedml --help` answ
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import logging
+import os
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +60,15 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting, e.g. rounds=20 algorithm.local.lr=0.05")
     resume = command("resume", resume_command, "Go on with a run from its newest sound checkpoint.")
     resume.add_argument("run", type=Path, help="the run's folder")
+    serve = command("serve", serve_command, "Train with the devices that join over MQTT, as a configuration says.")
+    serve.add_argument("config", type=Path, help="YAML file, or with --resume the folder of a run to go on with")
+    serve.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="change a setting, e.g. engine.devices=5 engine.deadline=30"
+    )
+    serve.add_argument("--resume", action="store_true", help="go on with a run")
+    broker = command("broker", broker_command, "Run a small MQTT broker, for trying things out.", json_format=False)
+    broker.add_argument("--host", default="127.0.0.1")
+    broker.add_argument("--port", type=int, default=1883)
     listing = command("list", list_command, "Show what there is to choose from, or the runs there are.")
     listing.add_argument("kind", choices=KINDS)
     listing.add_argument("--runs-folder", type=Path, default=Path("runs"))
@@ -65,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
     plot.add_argument("--output", type=Path, default=Path("curves.png"))
     doctor = command("doctor", doctor_command, "Show versions, devices, threads, and whether MPI and a broker can be reached.")
     doctor.add_argument("--broker", default="localhost:1883", metavar="HOST:PORT")
+    for point in sorted(importlib.metadata.entry_points(group="fedml.commands"), key=lambda point: point.name):
+        point.load()(commands)
     return top
 
 
@@ -74,6 +88,10 @@ def run_command(options: argparse.Namespace) -> int:
 
     config, problems = read_config(options.config, options.overrides)
     experiment = prepare(config, problems)
+    if (command := experiment.engine.command(sys.argv)) is not None:
+        os.execvpe(command[0][0], *command)
+    if experiment.work():
+        return 0
     return _train(RunFolder.create(config, experiment), experiment, options.format)
 
 
@@ -87,7 +105,28 @@ def resume_command(options: argparse.Namespace) -> int:
         return _report(folder, options.format)
     experiment = prepare(folder.config, [])
     folder.check_data(experiment)
+    if (command := experiment.engine.command(sys.argv)) is not None:
+        os.execvpe(command[0][0], *command)
+    if experiment.work():
+        return 0
     return _train(folder, experiment, options.format)
+
+
+def serve_command(options: argparse.Namespace) -> int:
+    if options.resume:
+        options.run = options.config
+        return resume_command(options)
+    options.overrides = ["engine.name=edge", *options.overrides]
+    return run_command(options)
+
+
+def broker_command(options: argparse.Namespace) -> int:
+    from fedml_core.communication.broker import embedded_broker
+
+    with embedded_broker(options.host, options.port):
+        print(f"broker on mqtt://{options.host}:{options.port}; Ctrl-C ends it", file=sys.stderr)
+        threading.Event().wait()
+    return 0
 
 
 def _train(folder: RunFolder, experiment: Any, format: str) -> int:
@@ -153,6 +192,7 @@ def list_command(options: argparse.Namespace) -> int:
 
 def _choices(kind: str) -> list[dict[str, Any]]:
     from fedml_api import algorithms as _algorithms  # noqa: F401 (registers)
+    from fedml_api import distributed as _distributed  # noqa: F401 (registers)
     from fedml_api import standalone as _standalone  # noqa: F401 (registers)
     from fedml_api.data import data_sources
     from fedml_api.model import models

@@ -7,6 +7,7 @@
     │   └── CheckpointError                  a checkpoint is damaged
     ├── TrainerError                         a ModelTrainer broke its contract
     ├── CommunicationError                   a message cannot be sent, or what arrived is not a message
+    │   └── RoundFailed                          too few clients replied in time
     └── DivergedError                        training produced NaN or infinity
 
 Code raises these only for what the user can mend; a bug stays a plain Python exception with its traceback.
@@ -56,6 +57,10 @@ class TrainerError(FedMLError):
 
 class CommunicationError(FedMLError):
     """A message cannot be sent, or what arrived is not a message."""
+
+
+class RoundFailed(CommunicationError):
+    """Too few clients replied in time; the round can be tried again with whoever is there then."""
 
 
 class DivergedError(FedMLError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,7 @@ from msgspec import Meta
 
 from fedml_api.algorithms import FedAvg
 from fedml_api.data import DataSource, Mnist5k
+from fedml_api.distributed import Loopback, Mpi  # noqa: F401 (registers)
 from fedml_api.model import ModelSpec, ReddiCNN
 from fedml_api.run.experiment import Experiment, device_problems
 from fedml_api.standalone import Standalone
@@ -94,6 +97,14 @@ def _override(data: dict[str, Any], override: str) -> list[str]:
     return []
 
 
+def identity(config: RunConfig) -> str:
+    """SHA-256 of what all parties must agree on: the configuration without names, folders and what is carried out where."""
+    plain = to_plain(config)
+    for name in ("name", "engine", "threads", "device", "tensorboard", "data_folder", "runs_folder", "checkpoint_every"):
+        del plain[name]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
 def dump_config(config: RunConfig) -> str:
     """The effective configuration as YAML, every default written out."""
     return yaml.safe_dump(to_plain(config), sort_keys=False)
@@ -118,6 +129,7 @@ def prepare(config: RunConfig, problems: list[str]) -> Experiment:
             problems.extend(str(error).splitlines())
             return None
 
+    shape: tuple[int, ...] = ()
     data = attempt(config.data.load, config.seed, Path(config.data_folder)) if "data" not in faulty else None
     module = None
     if data is not None and "model" not in faulty:
@@ -138,6 +150,8 @@ def prepare(config: RunConfig, problems: list[str]) -> Experiment:
         threads=config.threads or torch.get_num_threads(),
         device=config.device,
         evaluate_every=config.evaluate_every,
+        identity=identity(config),
+        recipe={"model": to_plain(config.model), "shape": list(shape), "classes": data.classes, "seed": config.seed},
     )
     problems += [line for line in experiment.problems() if line.partition(" ")[0] not in faulty]
     if problems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -17,11 +18,12 @@ from fedml_api.data.dataset import FederatedDataset
 from fedml_api.run.checkpoint import Checkpoints
 from fedml_api.standalone import Standalone
 from fedml_core import rng, tree
-from fedml_core.errors import ConfigError, DivergedError
-from fedml_core.federation import Algorithm, Engine, Mean, Session, Setup, Workspace, sample_clients
+from fedml_core.errors import ConfigError, DivergedError, RoundFailed
+from fedml_core.federation import Algorithm, Engine, Mean, Session, Setup, Workspace
 from fedml_core.trainer import Classifier, ModelState, ModelTrainer
 from fedml_core.tree import Tree
 
+log = logging.getLogger("fedml")
 Row = dict[str, Any]
 
 
@@ -36,6 +38,7 @@ class Experiment:
         rounds: rounds in all; `clients_per_round`: how many clients are sampled for each.
         seed: of every draw; `threads`: torch's threads (as they are, if None); `device`: where the tensors live.
         evaluate_every: rounds between evaluations on the global test set; the first state and the last are always evaluated.
+        identity, recipe: see `Setup`.
     """
 
     model: nn.Module
@@ -49,6 +52,20 @@ class Experiment:
     threads: int | None = None
     device: str = "cpu"
     evaluate_every: int = 1
+    identity: str = ""
+    recipe: Tree = None
+
+    def setup(self) -> Setup:
+        """What the engine gets to see: everything but the algorithm."""
+        device = torch.device(self.device)
+        module = copy.deepcopy(self.model).to(device)
+        return Setup(self.trainer, module, self.data.to(device), self.seed, device, self.identity, self.recipe)
+
+    def work(self) -> bool:
+        """Be a worker of this experiment, if that is what the engine has this process for; whether it was."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return self.engine.work(self.setup())
 
     def problems(self) -> list[str]:
         """What cannot work, one line each."""
@@ -56,7 +73,7 @@ class Experiment:
         for name, least in {"rounds": 1, "clients_per_round": 1, "seed": 0, "evaluate_every": 1}.items():
             if getattr(self, name) < least:
                 found.append(f"{name} = {getattr(self, name)}: must be at least {least}")
-        if self.clients_per_round > (clients := len(self.data.client_ids)):
+        if not self.engine.brings_clients and self.clients_per_round > (clients := len(self.data.client_ids)):
             found.append(
                 f"clients_per_round = {self.clients_per_round}: data set '{self.data.name}' has only {clients} clients; "
                 f"lower clients_per_round to at most {clients}, or spread the data over more clients"
@@ -134,20 +151,16 @@ def simulate(
         raise ConfigError(problems)
     if experiment.threads is not None:
         torch.set_num_threads(experiment.threads)
-    device = torch.device(experiment.device)
-    module = copy.deepcopy(experiment.model).to(device)
-    data = experiment.data.to(device)
-    setup = Setup(experiment.trainer, module, data, experiment.seed, device)
-    algorithm = experiment.algorithm
-    judge = Workspace(module)
+    setup, algorithm = experiment.setup(), experiment.algorithm
+    judge = Workspace(setup.module)
 
     def evaluate(state: Tree) -> Row:
         model = judge.load(algorithm.model(state))
-        rng.seed_torch(experiment.seed, "evaluate", device=device)
-        return {f"test_{name}": value for name, value in experiment.trainer.test(model, data.global_test).items()}
+        rng.seed_torch(setup.seed, "evaluate", device=setup.device)
+        return {f"test_{name}": value for name, value in setup.trainer.test(model, setup.data.global_test).items()}
 
     with experiment.engine.open(setup) as session:
-        state = algorithm.init(tree.clone(ModelState.of(module)))
+        state = algorithm.init(tree.clone(ModelState.of(setup.module)))
         done, state = _resume(checkpoints, session, state)
         rows = [row for row in history if row["round"] <= done]
         if not rows:
@@ -156,9 +169,8 @@ def simulate(
             observer.on_start(experiment, rows)
         for round in range(done, experiment.rounds):
             started = time.perf_counter()
-            clients = sample_clients(data.client_ids, experiment.clients_per_round, experiment.seed, round)
-            state, metrics = algorithm.round(state, session.cohort(round, clients))
-            row = {"round": round + 1, "seconds": time.perf_counter() - started, "clients": len(clients), **_train_row(metrics)}
+            asked, state, metrics = _round(experiment, session, state, round)
+            row = {"round": round + 1, "seconds": time.perf_counter() - started, "clients": asked, **_train_row(metrics)}
             _check(row)
             last = round + 1 == experiment.rounds
             if last or (round + 1) % experiment.evaluate_every == 0:
@@ -173,6 +185,16 @@ def simulate(
     for observer in observers:
         observer.on_end(result)
     return result
+
+
+def _round(experiment: Experiment, session: Session, state: Tree, round: int) -> tuple[int, Tree, dict[str, Mean]]:
+    """How many clients were asked, and what the algorithm made of their replies; tried again until enough of them reply."""
+    while True:
+        clients = session.select(experiment.clients_per_round, experiment.seed, round)
+        try:
+            return len(clients), *experiment.algorithm.round(state, session.cohort(round, clients))
+        except RoundFailed as error:
+            log.warning("%s; trying the round again", error)
 
 
 def _resume(checkpoints: Checkpoints | None, session: Session, initial: Tree) -> tuple[int, Tree]:

@@ -27,6 +27,9 @@ class SequentialSession(Session):
         self.runner = ClientRunner(setup)
         self.states: dict[str, Tree] = {}
 
+    def population(self) -> Sequence[str]:
+        return self.runner.setup.data.client_ids
+
     def cohort(self, round: int, clients: Sequence[str]) -> Cohort:
         return SequentialCohort(self, round, clients)
 

@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
 
 from fedml_core.federation.cohort import Cohort
+from fedml_core.federation.sampling import sample_clients
 from fedml_core.settings import Registry
 from fedml_core.trainer import Examples, ModelTrainer
 from fedml_core.tree import Tree
@@ -21,6 +22,7 @@ class ClientData(Protocol):
     """Where an engine finds the examples of a client."""
 
     client_ids: Sequence[str]
+    global_test: Examples
 
     def train(self, client: str) -> Examples: ...
     def test(self, client: str) -> Examples: ...
@@ -28,17 +30,31 @@ class ClientData(Protocol):
 
 @dataclass(frozen=True)
 class Setup:
-    """What every party of a run agrees on: the trainer, the network, who holds which data, the seed and the device."""
+    """What every party of a run agrees on: the trainer, the network, who holds which data, the seed and the device.
+
+    `identity` is a hash of the configuration that all this was made from, by which parties recognise that they agree; `recipe` is
+    plain data from which a device that has no configuration can build the network.
+    """
 
     trainer: ModelTrainer
     module: nn.Module
     data: ClientData
     seed: int
     device: torch.device
+    identity: str = ""
+    recipe: Tree = None
 
 
 class Session(ABC):
     """An engine at work on one setup."""
+
+    @abstractmethod
+    def population(self) -> Sequence[str]:
+        """The clients that could take part in a round now, always in the same order."""
+
+    def select(self, count: int, seed: int, round: int) -> list[str]:
+        """The clients to ask in this round, so that `count` may be expected to reply."""
+        return sample_clients(self.population(), count, seed, round)
 
     @abstractmethod
     def cohort(self, round: int, clients: Sequence[str]) -> Cohort:
@@ -54,7 +70,21 @@ class Session(ABC):
 
 
 class Engine(ABC):
-    """The settings of an engine, and the way to start it."""
+    """The settings of an engine, and the ways to start it.
+
+    Attributes:
+        brings_clients: whether clients join by themselves, with data of their own, so that nobody knows beforehand how many.
+    """
+
+    brings_clients: ClassVar[bool] = False
+
+    def command(self, arguments: list[str]) -> tuple[list[str], dict[str, str]] | None:
+        """The command line and environment by which to run `arguments` instead, where the engine needs more processes than this."""
+        return None
+
+    def work(self, setup: Setup) -> bool:
+        """Be a worker until the run is over, if that is what this process is there for; whether it was."""
+        return False
 
     @abstractmethod
     def open(self, setup: Setup) -> AbstractContextManager[Session]:

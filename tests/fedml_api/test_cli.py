@@ -89,7 +89,7 @@ def test_lists(here, capsys):
     )
     assert {row["name"] for row in run_json(capsys, "list", "data")} >= {"mnist5k", "digits", "synthetic", "fashion_mnist"}
     assert {row["name"] for row in run_json(capsys, "list", "models")} >= {"lr", "2nn", "cnn", "cnn_mcmahan"}
-    assert [row["name"] for row in run_json(capsys, "list", "engines")] == ["standalone"]
+    assert [row["name"] for row in run_json(capsys, "list", "engines")] == ["edge", "loopback", "mpi", "standalone"]
     assert run_json(capsys, "list", "runs") == []
     made = run_json(capsys, "run", "small.yaml")
     (row,) = run_json(capsys, "list", "runs")

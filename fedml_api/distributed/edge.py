@@ -1,0 +1,88 @@
+"""The edge engine: clients are devices that join over MQTT, with data of their own."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from fedml_api.distributed.server import Patience, RemoteSession, ServerManager
+from fedml_core.communication.com_manager import ComManager
+from fedml_core.communication.message import SERVER
+from fedml_core.errors import ConfigError
+from fedml_core.federation import Engine, Session, Setup, engines, sample_clients
+from fedml_core.settings import settings
+
+log = logging.getLogger("fedml")
+
+
+@engines.register("edge")
+@settings
+class Edge(Engine):
+    """Devices over MQTT, each with its own data: `fedml serve` here, `fedml join` there.
+
+    Args:
+        broker: the MQTT broker, `mqtt://[user:password@]host[:port]` or `mqtts://...`; `insecure`: accept one that asks for no
+            credentials on another machine.
+        run: name of the run at the broker; devices join `broker/run`.
+        devices: how many must be present before a round begins.
+        deadline: seconds after which a round waits no longer; `minimum`: with fewer replies the round is tried again.
+        over_selection: devices asked per reply that is wanted (`clients_per_round`); the round ends when it has those.
+    """
+
+    brings_clients: ClassVar[bool] = True
+
+    broker: str = "mqtt://localhost:1883"
+    run: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+$")] = "default"
+    devices: Annotated[int, Meta(ge=1)] = 1
+    deadline: Annotated[float, Meta(gt=0)] = 60.0
+    minimum: Annotated[int, Meta(ge=1)] = 1
+    over_selection: Annotated[float, Meta(ge=1)] = 1.0
+    insecure: bool = False
+
+    @contextmanager
+    def open(self, setup: Setup) -> Iterator[Session]:
+        from fedml_core.communication.mqtt import Broker, MqttComManager
+
+        if setup.recipe is None:
+            raise ConfigError("engine 'edge' needs a configuration file: devices build the network from it")
+        with MqttComManager(SERVER, Broker.parse(self.broker, insecure=self.insecure), self.run) as com:
+            yield from serve_devices(self, com, setup)
+
+
+def serve_devices(engine: Edge, com: ComManager, setup: Setup) -> Iterator[Session]:
+    """A session whose clients are the devices that join over `com`."""
+    server = ServerManager(com, engine.run, setup.identity, welcome={"recipe": setup.recipe, "identity": setup.identity})
+    finished = False
+    try:
+        yield EdgeSession(engine, server, setup.data.client_ids)
+        finished = True
+    finally:
+        # After a failure the devices are left waiting: the resumed server finds them there.
+        if finished:
+            server.finish()
+
+
+class EdgeSession(RemoteSession):
+    """Rounds over whoever is present, ended by a goal or a deadline."""
+
+    def __init__(self, engine: Edge, server: ServerManager, known: Sequence[str]) -> None:
+        super().__init__(server, {})
+        self.engine = engine
+        # Devices that are named like clients of the data set keep its order, so that the run can be compared with a simulation.
+        self.order = {client: i for i, client in enumerate(known)}
+
+    def population(self) -> Sequence[str]:
+        self.server.attend_all(at_least=self.engine.devices)
+        self.clients = {client: size for member in self.server.members.values() for client, size in (member.hosts or {}).items()}
+        return sorted(self.clients, key=lambda client: (self.order.get(client, math.inf), client))
+
+    def select(self, count: int, seed: int, round: int) -> list[str]:
+        present = self.population()
+        asked = min(len(present), math.ceil(count * self.engine.over_selection))
+        self.server.patience = Patience(min(count, asked), min(self.engine.minimum, asked), self.engine.deadline)
+        return sample_clients(present, asked, seed, round)

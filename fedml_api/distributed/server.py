@@ -1,0 +1,332 @@
+"""The server's side of a distributed run: hands clients to workers and takes their replies.
+
+The conversation, over any ComManager (`->` server to worker, `<-` worker to server):
+
+    <- join      {protocol, config, hosts}        once, and again after either side was restarted
+    -> welcome   {config}                         or: refused {reason}
+    -> work      {map, task, shared, clients, own, states, fold}
+    <- done      {replies: {client: Reply}}       or {folded: accumulator} if `fold` named an aggregator; answers the work's id
+    <- error     {reason}                         the work could not be done
+    -> finish    {}                               the run is over
+
+`shared` is sent with the first work of a map that a worker gets; later ones of the same map refer to it by `map`. A worker `hosts`
+either certain clients, which it names with their numbers of examples (a device: itself), or any (a rank of a simulation). In the
+second case the private states of clients travel with the work, since the next round may hand the client to another worker; in
+the first they never leave the device.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedml_api.distributed.parcel import carry_out
+from fedml_core.communication.com_manager import GONE, ComManager
+from fedml_core.communication.message import Message
+from fedml_core.errors import CommunicationError, RoundFailed
+from fedml_core.federation import Aggregator, ClientRunner, ClientValues, Cohort, Folded, Reply, Session, Task, describe
+from fedml_core.tree import Tree
+
+log = logging.getLogger("fedml")
+PROTOCOL = 1
+# Work handed to a worker beyond what it is doing, so that it need not wait for the server between two clients.
+AHEAD = 1
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a round waits, and for how many.
+
+    Attributes:
+        goal: replies after which the round ends (None: all that were asked).
+        minimum: fewer replies make the round fail; None: none may be missing, and the first failure ends the run.
+        deadline: seconds after which no more replies are waited for (None: for ever).
+    """
+
+    goal: int | None = None
+    minimum: int | None = None
+    deadline: float | None = None
+
+
+@dataclass
+class Member:
+    """A worker that has joined: the clients it hosts (None: any), the map whose `shared` it has, and how much it was handed."""
+
+    name: str
+    hosts: dict[str, int] | None
+    map: int = -1
+    handed: int = 0
+
+    def can(self, clients: Sequence[str]) -> bool:
+        """Whether it can carry these clients out."""
+        return self.hosts is None or all(client in self.hosts for client in clients)
+
+
+class ServerManager:
+    """Who has joined, and what they are doing."""
+
+    def __init__(self, com: ComManager, run: str, config: str, patience: Patience = Patience(), welcome: Tree = None) -> None:
+        self.com, self.run, self.config, self.patience, self.welcome = com, run, config, patience, welcome
+        self.members: dict[str, Member] = {}
+        self.maps = 0
+
+    def wait_for(self, workers: int, timeout: float | None = None) -> None:
+        """Return when so many workers have joined.
+
+        Raises:
+            CommunicationError: they have not, `timeout` seconds later.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        while len(self.members) < workers:
+            left = None if end is None else end - time.monotonic()
+            message = self.com.receive(left) if left is None or left > 0 else None
+            if message is None:
+                raise CommunicationError(
+                    f"{len(self.members)} of {workers} workers joined within {timeout} s: start the others, or ask for fewer"
+                )
+            self.attend(message)
+
+    def attend_all(self, at_least: int) -> None:
+        """Attend to what has arrived, and wait until `at_least` workers are present."""
+        if len(self.members) < at_least:
+            log.info("waiting for %d more", at_least - len(self.members))
+        while (message := self.com.receive(0 if len(self.members) >= at_least else None)) is not None:
+            self.attend(message)
+
+    def new_map(self) -> None:
+        """From here on, what is handed out belongs to the next map; what is still under way is no longer waited for."""
+        self.maps += 1
+        for member in self.members.values():
+            member.handed = 0
+
+    def attend(self, message: Message) -> None:
+        """What is to be done about a message that answers nothing: somebody joins, somebody is gone."""
+        match message.type:
+            case "join":
+                self._join(message)
+            case "gone" if message.sender in self.members:
+                log.warning("%s is gone", message.sender)
+                del self.members[message.sender]
+
+    def _join(self, message: Message) -> None:
+        rivals = [member for name, member in self.members.items() if name != message.sender]
+        reason = self._objection(message.payload, rivals)
+        if reason is not None:
+            log.warning("refused %s: %s", message.sender, reason)
+            self.send("refused", message.sender, {"reason": reason}, reply_to=message.id)
+            return
+        self.members[message.sender] = Member(message.sender, message.payload["hosts"])
+        log.info("%s joined; %d present", message.sender, len(self.members))
+        self.send("welcome", message.sender, {"config": self.welcome}, reply_to=message.id)
+
+    def _objection(self, about: Any, rivals: list[Member]) -> str | None:
+        """Why a worker that says this about itself cannot join, and what to do about it."""
+        match about:
+            case {"protocol": int(protocol), "config": str() | None as config, "hosts": dict() | None as hosts}:
+                if protocol != PROTOCOL:
+                    return f"it speaks protocol {protocol}, the server {PROTOCOL}: install the same version of fedml on both"
+                if config is not None and config != self.config:
+                    return f"its configuration is {config[:12]}, the server's {self.config[:12]}: start both with the same one"
+                taken = [client for client in hosts or () if any(client in (other.hosts or ()) for other in rivals)]
+                return f"client {taken[0]} is here already, at another worker: give each device its own name" if taken else None
+        return "its join message is not one of this protocol: install the same version of fedml on both"
+
+    def send(self, type: str, receiver: str, payload: Tree, round: int = -1, reply_to: str = "") -> str:
+        """Send and return the message's id."""
+        message = Message(type, self.com.name, receiver, payload, self.run, round, reply_to=reply_to)
+        self.com.send(message)
+        return message.id
+
+    def finish(self) -> None:
+        """Tell everybody that the run is over."""
+        for name in self.members:
+            self.send("finish", name, {})
+        self.members.clear()
+
+
+class RemoteSession(Session):
+    """An engine at work through workers.
+
+    Args:
+        clients: all clients, by their number of examples; the largest are handed out first.
+        runner: carries out clients in the server's own process, beside the workers; None if the server only serves.
+        fold_on_workers: fold on each worker and send one accumulator, where the exact order of additions does not matter.
+    """
+
+    def __init__(
+        self,
+        server: ServerManager,
+        clients: Mapping[str, int],
+        runner: ClientRunner | None = None,
+        fold_on_workers: bool = False,
+    ) -> None:
+        self.server, self.clients, self.runner, self.fold_on_workers = server, clients, runner, fold_on_workers
+        self.states: dict[str, Tree] = {}
+
+    def population(self) -> Sequence[str]:
+        return list(self.clients)
+
+    def cohort(self, round: int, clients: Sequence[str]) -> Cohort:
+        return RemoteCohort(self, round, clients)
+
+    def save(self) -> Tree:
+        return self.states
+
+    def restore(self, saved: Tree) -> None:
+        self.states = dict(saved)
+
+
+class RemoteCohort(Cohort):
+    def __init__(self, session: RemoteSession, round: int, clients: Sequence[str]) -> None:
+        self.session, self.round, self.clients = session, round, clients
+
+    def map(self, task: Task, shared: Tree, own: Mapping[str, Tree] | None = None) -> ClientValues:
+        return RemoteValues(self, task, shared, own or {})
+
+
+class RemoteValues(ClientValues):
+    """Replies as workers send them, handed on in the order of the cohort so that folding them gives the reference's bits."""
+
+    def __init__(self, cohort: RemoteCohort, task: Task, shared: Tree, own: Mapping[str, Tree]) -> None:
+        self.cohort, self.task, self.shared, self.own = cohort, task, shared, own
+        self.session, self.server = cohort.session, cohort.session.server
+        self.asked = False
+
+    def __iter__(self) -> Iterator[tuple[str, Reply]]:
+        waiting = deque(self.cohort.clients)
+        arrived: dict[str, Reply] = {}
+        for _, payload in self._ask([[client] for client in self.cohort.clients], None):
+            arrived |= payload["replies"]
+            while waiting and waiting[0] in arrived:
+                client = waiting.popleft()
+                yield client, self._keep(client, arrived.pop(client))
+        for client in waiting:
+            if client in arrived:
+                yield client, self._keep(client, arrived.pop(client))
+
+    def fold(self, aggregator: Aggregator) -> Folded:
+        if not self.session.fold_on_workers:
+            return super().fold(aggregator)
+        folded = dict(self._ask(self._shares(), aggregator))
+        total = aggregator.zero()
+        for i in sorted(folded):
+            self.session.states |= folded[i]["states"]
+            total = aggregator.merge(total, folded[i]["folded"])
+        return aggregator.finish(total)
+
+    def _keep(self, client: str, reply: Reply) -> Reply:
+        if reply.state is not None:
+            self.session.states[client] = reply.state
+        return reply
+
+    def _size(self, clients: Sequence[str]) -> int:
+        return sum(self.session.clients[client] for client in clients)
+
+    @property
+    def _places(self) -> int:
+        """How many parcels can be carried out at a time."""
+        return len(self.server.members) + (self.session.runner is not None)
+
+    def _shares(self) -> list[list[str]]:
+        """The cohort dealt to as many places as there are: the largest client first, each to the place with the least to do.
+
+        Deterministic, so that the additions in each place, and hence the bits, are the same in every run with so many places.
+        """
+        shares: list[list[str]] = [[] for _ in range(self._places)]
+        for client in sorted(self.cohort.clients, key=lambda client: -self.session.clients[client]):
+            min(shares, key=self._size).append(client)
+        order = {client: i for i, client in enumerate(self.cohort.clients)}
+        return [sorted(share, key=order.__getitem__) for share in shares if share]
+
+    def _ask(self, parcels: list[list[str]], aggregator: Aggregator | None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Have the parcels carried out, the largest first, and yield (number of the parcel, answer) as they are done."""
+        if self.asked:
+            raise RuntimeError("the values of a map can be asked for once; keep the result of fold() or gather()")
+        self.asked = True
+        server, patience, name = self.server, self.server.patience, f"round {self.cohort.round + 1}"
+        queue = deque(sorted(range(len(parcels)), key=lambda i: -self._size(parcels[i])))
+        under_way: dict[str, tuple[int, Member]] = {}
+        goal = min(patience.goal or len(parcels), len(parcels))
+        minimum = goal if patience.minimum is None else min(patience.minimum, len(parcels))
+        end = None if patience.deadline is None else time.monotonic() + patience.deadline
+        answers = 0
+        server.new_map()
+        while answers < goal and (queue or under_way):
+            self._hand_out(queue, parcels, aggregator, under_way)
+            here = self.session.runner is not None and queue
+            message = server.com.receive(0 if here else None if end is None else max(0.0, end - time.monotonic()))
+            if message is None and here:
+                parcel = queue.popleft()
+                answers += 1
+                yield parcel, self._here(parcels[parcel], aggregator)
+            elif message is None:
+                break
+            elif message.type == "done" and message.reply_to in under_way:
+                parcel, member = under_way.pop(message.reply_to)
+                member.handed -= 1
+                answers += 1
+                yield parcel, message.payload
+            else:
+                for reason in self._losses(message, under_way):
+                    if patience.minimum is None:
+                        raise CommunicationError(f"{name}: {reason}")
+                    log.warning("%s: %s", name, reason)
+        if answers < minimum:
+            raise RoundFailed(
+                f"{name}: {answers} of {len(parcels)} clients replied, at least {minimum} are needed; lower the minimum, raise the "
+                "deadline, or see why the others are silent"
+            )
+
+    def _losses(self, message: Message, under_way: dict[str, tuple[int, Member]]) -> list[str]:
+        """Why parcels will not be answered, if this message says so; anything else it says is attended to."""
+        if message.type == "error" and message.reply_to in under_way:
+            _, member = under_way.pop(message.reply_to)
+            member.handed -= 1
+            return [f"{member.name} failed: {message.payload['reason']}"]
+        gone = message.type == GONE and message.sender in self.server.members
+        for id in [id for id, (_, member) in under_way.items() if gone and member.name == message.sender]:
+            del under_way[id]
+        self.server.attend(message)
+        return [f"{message.sender} is gone"] if gone else []
+
+    def _here(self, clients: list[str], aggregator: Aggregator | None) -> dict[str, Any]:
+        """Carry a parcel out in the server's own process."""
+        session = self.session
+        assert session.runner is not None
+        return carry_out(session.runner, self.cohort.round, self.task, self.shared, clients, self.own, session.states, aggregator)
+
+    def _hand_out(
+        self,
+        queue: deque[int],
+        parcels: list[list[str]],
+        aggregator: Aggregator | None,
+        under_way: dict[str, tuple[int, Member]],
+    ) -> None:
+        """Give every worker that has too little to do the next parcel that it can carry out."""
+        for parcel in list(queue):
+            clients = parcels[parcel]
+            ahead = AHEAD if aggregator is None and len(queue) > self._places else 0
+            able = [member for member in self.server.members.values() if member.handed <= ahead and member.can(clients)]
+            if able:
+                member = min(able, key=lambda member: member.handed)
+                under_way[self._send(member, clients, aggregator)] = (parcel, member)
+                queue.remove(parcel)
+
+    def _send(self, member: Member, clients: list[str], aggregator: Aggregator | None) -> str:
+        maps, states = self.server.maps, self.session.states
+        work = {
+            "map": maps,
+            "task": describe(self.task),
+            "shared": self.shared if member.map != maps else None,
+            "clients": clients,
+            "own": {client: self.own[client] for client in clients if client in self.own},
+            "states": {client: states[client] for client in clients if client in states and member.hosts is None},
+            "fold": None if aggregator is None else describe(aggregator),
+        }
+        member.map = maps
+        member.handed += 1
+        return self.server.send("work", member.name, work, self.cohort.round)

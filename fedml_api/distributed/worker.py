@@ -1,0 +1,77 @@
+"""The worker's side of a distributed run: carries out clients for a server (see `server.py` for the conversation)."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from fedml_api.distributed.parcel import Runner, carry_out
+from fedml_api.distributed.server import PROTOCOL
+from fedml_core.communication.com_manager import GONE, ComManager
+from fedml_core.communication.message import SERVER, Message
+from fedml_core.errors import CommunicationError, FedMLError
+from fedml_core.federation import Aggregator, Task, restore
+from fedml_core.tree import Tree
+
+log = logging.getLogger("fedml")
+# torch's generators belong to the process: workers that are threads of one process take turns, or their dropout masks would mix.
+_one_at_a_time = threading.Lock()
+
+
+class ClientManager:
+    """One worker. It knows tasks and aggregators by what it is sent, and no algorithm.
+
+    Args:
+        run: the run to join; `config`: hash of the configuration that this worker was made from, or None if it has none.
+        hosts: the clients it can carry out, with their numbers of examples; None for any.
+    """
+
+    def __init__(self, com: ComManager, run: str, config: str | None, hosts: dict[str, int] | None = None) -> None:
+        self.com, self.run, self.config, self.hosts = com, run, config, hosts
+        self.map, self.shared = -1, None
+
+    def join(self, timeout: float = 60.0) -> Tree:
+        """Ask the server to be let in; what it says in its welcome.
+
+        Raises:
+            CommunicationError: the server refused, with its reason, or did not answer.
+        """
+        about = {"protocol": PROTOCOL, "config": self.config, "hosts": self.hosts}
+        self.com.send(Message("join", self.com.name, SERVER, about, self.run))
+        answer = self.com.receive(timeout)
+        while answer is not None and answer.type not in ("welcome", "refused"):
+            answer = self.com.receive(timeout)
+        if answer is None:
+            raise CommunicationError(f"the server did not answer within {timeout:.0f} s: is it running, and for run '{self.run}'?")
+        if answer.type == "refused":
+            raise CommunicationError(f"the server refused {self.com.name}: {answer.payload['reason']}")
+        return answer.payload["config"]
+
+    def serve(self, runner: Runner) -> bool:
+        """Do what the server asks, by `runner`, until the run is over; False if the server is gone instead."""
+        while (message := self.com.receive()) is not None and message.type != "finish":
+            if message.type == GONE and message.sender == SERVER:
+                return False
+            if message.type == "work":
+                self._answer(message, runner)
+        return message is not None
+
+    def _answer(self, message: Message, runner: Runner) -> None:
+        try:
+            with _one_at_a_time:
+                payload = self._work(message.payload, message.round, runner)
+            type = "done"
+        except FedMLError as error:
+            type, payload = "error", {"reason": str(error)}
+        except Exception as error:
+            log.exception("this worker could not do what it was asked to")
+            type, payload = "error", {"reason": f"{error.__class__.__name__}: {error}"}
+        self.com.send(Message(type, self.com.name, message.sender, payload, message.run, message.round, reply_to=message.id))
+
+    def _work(self, work: dict[str, Any], round: int, runner: Runner) -> dict[str, Tree]:
+        if work["map"] != self.map:
+            self.map, self.shared = work["map"], work["shared"]
+        aggregator = None if work["fold"] is None else restore(Aggregator, work["fold"])
+        task = restore(Task, work["task"])
+        return carry_out(runner, round, task, self.shared, work["clients"], work["own"], work["states"], aggregator)

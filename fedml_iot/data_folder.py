@@ -1,0 +1,67 @@
+"""A device's own data, in the simplest format there is: NumPy files.
+
+    FOLDER/train/x.npy   features, one example per row      FOLDER/test/x.npy   the device's own test examples (optional)
+    FOLDER/train/y.npy   labels, one per row                FOLDER/test/y.npy
+
+Every `.npy` file in `train` is a column; all have the same number of rows. Real features become float32, labels int64. Nothing in
+them is ever unpickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedml_core.errors import DataError
+from fedml_core.trainer import Examples
+
+
+def read_columns(folder: Path) -> dict[str, Tensor]:
+    """The columns in `folder`, by file name.
+
+    Raises:
+        DataError: there are none, they differ in length, or a file is not an array of numbers.
+    """
+    columns = {}
+    for path in sorted(folder.glob("*.npy")):
+        try:
+            array = np.array(np.lib.format.open_memmap(path, mode="r"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is not an array of numbers: {error}") from None
+        kind = {"f": np.float32, "i": np.int64, "u": np.int64, "b": np.int64}.get(array.dtype.kind)
+        if kind is None or array.ndim == 0:
+            raise DataError(f"{path} holds {array.dtype} of shape {array.shape}: numbers with one row per example are needed")
+        columns[path.stem] = torch.from_numpy(array.astype(kind))
+    if not columns:
+        raise DataError(f"no data in {folder}: put x.npy and y.npy there, one row per example")
+    if len({len(column) for column in columns.values()}) > 1:
+        raise DataError(f"the files in {folder} differ in length: {', '.join(f'{n}: {len(c)}' for n, c in columns.items())}")
+    return columns
+
+
+class DeviceData:
+    """The data of one client, which is this device: ClientData for its engine."""
+
+    def __init__(self, client: str, folder: Path) -> None:
+        self.client_ids: Sequence[str] = (client,)
+        columns = read_columns(folder / "train")
+        self._train = Examples(columns)
+        empty = {name: column[:0] for name, column in columns.items()}
+        self.global_test = Examples(read_columns(folder / "test") if (folder / "test").is_dir() else empty)
+
+    def train(self, client: str) -> Examples:
+        return self._train
+
+    def test(self, client: str) -> Examples:
+        return self.global_test
+
+
+def write_columns(folder: Path, columns: dict[str, Tensor]) -> None:
+    """Write columns as `read_columns` reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, column in columns.items():
+        np.save(folder / f"{name}.npy", column.cpu().numpy(), allow_pickle=False)

@@ -1,0 +1,133 @@
+"""The device client: trains on its own data when the server asks it to.
+
+It needs torch, numpy, msgspec and paho-mqtt, nothing else. It survives the restart of everything: of itself (its private state is
+on its disk), of the broker, and of the server, for which it waits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedml_api.distributed.worker import ClientManager
+from fedml_api.model import ModelSpec
+from fedml_core import tree
+from fedml_core.communication import codec
+from fedml_core.communication.com_manager import ComManager
+from fedml_core.communication.message import Message
+from fedml_core.errors import CommunicationError, ConfigError
+from fedml_core.federation import ClientRunner, Reply, Setup, Task
+from fedml_core.settings import build
+from fedml_core.trainer import Classifier
+from fedml_core.tree import Tree
+from fedml_iot.data_folder import DeviceData
+
+log = logging.getLogger("fedml")
+# How often a device asks a server that does not answer.
+KNOCK = 5.0
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device.
+
+    Attributes:
+        name: its name in the federation, which nobody else has.
+        data: its folder of data (see `data_folder.py`); `state`: the folder in which its private state stays.
+    """
+
+    name: str
+    data: Path
+    state: Path
+
+    def run(self, com: ComManager, run: str, identity: str | None = None) -> None:
+        """Take part in `run` until it is over.
+
+        Args:
+            identity: refuse to take part in a run of another configuration than this.
+
+        Raises:
+            CommunicationError: the server refused.
+        """
+        data = DeviceData(self.name, self.data)
+        over = False
+        while not over:
+            manager = ClientManager(com, run, identity, {self.name: len(data.train(self.name))})
+            welcome = self._join(manager)
+            setup = make_setup(welcome["recipe"], data)
+            log.info("%s joined run '%s' with %d examples", self.name, run, len(data.train(self.name)))
+            runner = KeepingRunner(setup, self.state / run)
+            over = manager.serve(runner)
+            if not over:
+                log.warning("the server is gone; waiting for it to come back")
+
+    def _join(self, manager: ClientManager) -> Any:
+        while True:
+            try:
+                return manager.join(timeout=KNOCK)
+            except CommunicationError as error:
+                if "refused" in str(error):
+                    raise
+                log.info("no answer from the server yet")
+
+
+class KeepingRunner:
+    """Carries this device's client out, and keeps its private state on disk instead of sending it."""
+
+    def __init__(self, setup: Setup, folder: Path) -> None:
+        self.runner = ClientRunner(setup)
+        self.folder = folder
+
+    def __call__(self, id: str, round: int, task: Task, shared: Tree, own: Tree, state: Tree) -> Reply:
+        path = self.folder / f"{id}.state"
+        saved = read_state(path) if path.exists() else {"round": -1, "before": None, "after": None}
+        # Asked again for the round it did last, before the reply got through: the state is the one it had then.
+        kept = saved["before"] if saved["round"] == round else saved["after"]
+        reply = self.runner(id, round, task, shared, own, kept)
+        if reply.state is not None:
+            write_state(path, {"round": round, "before": kept, "after": reply.state})
+        return Reply(reply.value, reply.weight, reply.metrics)
+
+
+def read_state(path: Path) -> Tree:
+    """The tree that `write_state` wrote.
+
+    Raises:
+        CommunicationError: the file is damaged.
+    """
+    content = bytearray(path.read_bytes())
+    if hashlib.sha256(content[32:]).digest() != bytes(content[:32]):
+        raise CommunicationError(f"{path} is damaged; remove it to start this device's private state afresh")
+    return tree.clone(codec.decode(content[32:]).payload)
+
+
+def write_state(path: Path, state: Tree) -> None:
+    """Write a tree, in the codec's format behind its SHA-256, so that a crash leaves the old content or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = b"".join(bytes(part) for part in codec.encode(Message("state", "", "", state)))
+    draft = path.with_suffix(".partial")
+    with draft.open("wb") as file:
+        file.write(hashlib.sha256(content).digest() + content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def make_setup(recipe: Any, data: DeviceData) -> Setup:
+    """What the server's recipe describes, with this device's data.
+
+    Raises:
+        ConfigError: this device's version does not know what the recipe asks for.
+    """
+    problems: list[str] = []
+    spec = build(ModelSpec, recipe["model"], "model", problems)
+    if problems:
+        raise ConfigError([*problems, "the server asks for what this version of fedml does not have: install the server's version"])
+    module = spec.build(tuple(recipe["shape"]), recipe["classes"])
+    return Setup(Classifier(), module, data, recipe["seed"], torch.device("cpu"), recipe=recipe)

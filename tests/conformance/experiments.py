@@ -1,0 +1,42 @@
+"""The experiments of the conformance matrix. A new algorithm joins by an entry in ALGORITHMS (a test fails until it is there).
+
+    mpirun -n 3 python -m tests.conformance.experiments
+
+runs all of them on the MPI engine and prints their SHA-256 as JSON.
+"""
+
+import json
+
+import torch
+
+from fedml_api import Experiment, LocalSGD, simulate
+from fedml_api.distributed import Mpi
+from fedml_core.federation import Engine, algorithms
+from tests.conftest import blobs
+
+LOCAL = LocalSGD(lr=0.1, batch_size=5, momentum=0.5, clip=2.0)
+ALGORITHMS = {"fedavg": lambda: algorithms["fedavg"](LOCAL)}
+
+
+def experiment(algorithm: str, engine: Engine, **settings: object) -> Experiment:
+    """Three rounds over clients of different sizes; dropout, so that a client's random stream matters."""
+    torch.manual_seed(7)
+    layers = [torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Dropout(0.3), torch.nn.Linear(8, 3)]
+    defaults = {"rounds": 3, "clients_per_round": 5, "seed": 5, "threads": 1}
+    return Experiment(
+        model=torch.nn.Sequential(*layers), data=blobs(8), algorithm=ALGORITHMS[algorithm](), engine=engine, **(defaults | settings)
+    )
+
+
+def main() -> None:
+    found = {}
+    for name in sorted(ALGORITHMS):
+        one = experiment(name, Mpi())
+        if not one.work():
+            found[name] = simulate(one).sha256
+    if found:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

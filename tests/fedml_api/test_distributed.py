@@ -1,0 +1,223 @@
+"""Server and workers over the loopback network: who does what, what is refused, and what a failure looks like."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from fedml_api import Classifier, Experiment, FedAvg, LocalSGD, Standalone, simulate
+from fedml_api.distributed import Loopback
+from fedml_api.distributed.server import Patience, RemoteSession, ServerManager
+from fedml_api.distributed.worker import ClientManager
+from fedml_core import tree
+from fedml_core.communication.loopback import loopback_network
+from fedml_core.communication.message import SERVER, Message
+from fedml_core.errors import CommunicationError, RoundFailed
+from fedml_core.federation import ClientRunner, Reply, Setup, describe, restore, tasks
+from fedml_core.federation.client import Task
+from fedml_core.settings import settings
+from fedml_core.trainer import Clip, Cosine, ModelState, Proximal
+
+
+@tasks.register("count_visits")
+@settings
+class CountVisits(LocalSGD):
+    """LocalSGD whose weight grows with each visit: shows whether private state finds its way back to its client."""
+
+    def __call__(self, client, shared, own=None):
+        reply = super().__call__(client, shared, own)
+        visits = (client.state or {"visits": 0})["visits"] + 1
+        return Reply(reply.value, reply.weight * visits, reply.metrics, {"visits": visits})
+
+
+@tasks.register("fail")
+@settings
+class Fail(LocalSGD):
+    """A task that cannot be done."""
+
+    def __call__(self, client, shared, own=None):
+        raise ZeroDivisionError("no way")
+
+
+def experiment(dataset, network, **changes):
+    return Experiment(**({"model": network, "data": dataset, "rounds": 4, "clients_per_round": 3, "seed": 1} | changes))
+
+
+def test_a_task_crosses_as_name_and_settings():
+    task = LocalSGD(lr=Cosine(0.1, 5), steps=3, clip=1.0, transforms=(Proximal(0.5), Clip(2.0)))
+    assert restore(Task, describe(task)) == task
+    assert describe(task)["settings"]["lr"] == {"name": "cosine", "initial": 0.1, "rounds": 5, "final": 0.0}
+
+
+def test_only_registered_tasks_cross():
+    class Local(LocalSGD):
+        pass
+
+    with pytest.raises(CommunicationError, match=r"Local cannot leave this process.*@tasks.register"):
+        describe(Local())
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        None,
+        {"kind": "task"},
+        {"kind": "os", "settings": {"name": "system"}},
+        {"kind": "task", "settings": {"name": "absent"}},
+        {"kind": "aggregator", "settings": {"name": "mean"}},
+        {"kind": "local update", "settings": {"name": "sgd", "lr": -1}},
+    ],
+)
+def test_what_describes_no_task_is_refused(description):
+    with pytest.raises(CommunicationError):
+        restore(Task, description)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_private_states_follow_their_clients(dataset, network, fold, tmp_path):
+    from fedml_api.run.checkpoint import Checkpoints
+
+    one = experiment(dataset, network, algorithm=FedAvg(CountVisits()))
+    reference = simulate(one)
+    one.engine = Loopback(workers=3, fold_on_workers=fold)
+    found = simulate(one, checkpoints=Checkpoints(tmp_path), checkpoint_every=1)
+    difference = tree.sub(found.model, reference.model)
+    assert max(part.abs().max() for part in tree.tensors(difference)) <= (1e-6 if fold else 0)
+    visits = Checkpoints(tmp_path).load(4)["clients"]
+    assert sum(state["visits"] for state in visits.values()) == 12
+
+
+def test_a_worker_that_cannot_ends_the_run_with_its_reason(dataset, network):
+    with pytest.raises(CommunicationError, match=r"round 1: worker-\d failed: ZeroDivisionError: no way"):
+        simulate(experiment(dataset, network, algorithm=FedAvg(Fail()), engine=Loopback()))
+
+
+def test_values_are_asked_for_once(dataset, network):
+    setup = experiment(dataset, network).setup()
+    with Loopback().open(setup) as session:
+        values = session.cohort(0, ["c0"]).map(LocalSGD(), ModelState.of(network))
+        assert list(values.gather()) == ["c0"]
+        with pytest.raises(RuntimeError, match="once"):
+            values.gather()
+
+
+class Stage:
+    """A server and workers that the test plays by hand."""
+
+    def __init__(self, dataset, network, workers, patience):
+        self.doors = loopback_network([SERVER, *workers])
+        self.server = ServerManager(self.doors[SERVER], "run", "config", patience)
+        self.session = RemoteSession(self.server, dict.fromkeys(dataset.client_ids, 1))
+        self.runner = ClientRunner(Setup(Classifier(), network, dataset, 0, torch.device("cpu")))
+        self.network = network
+
+    def joins(self, name, client):
+        self.say(name, "join", {"protocol": 1, "config": None, "hosts": {client: 1}})
+        self.server.attend_all(0)
+        return self.doors[name].receive(1)
+
+    def say(self, name, type, payload, **more):
+        self.doors[name].send(Message(type, name, SERVER, payload, **more))
+
+    def answer(self, name, work, times=1):
+        payload = ClientManager(self.doors[name], "run", None)._work(work.payload, work.round, self.runner)
+        for _ in range(times):
+            self.say(name, "done", payload, round=work.round, reply_to=work.id)
+
+    def round(self, clients, number=0):
+        """Runs in a thread: the server side of one map; the replies it got by client."""
+        found = {}
+
+        def serve():
+            try:
+                found.update(self.session.cohort(number, clients).map(LocalSGD(), ModelState.of(self.network)).gather())
+            except RoundFailed as error:
+                found["error"] = error
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        return thread, found
+
+
+@pytest.fixture
+def stage(dataset, network):
+    return Stage(dataset, network, ["a", "b", "c"], Patience(goal=2, minimum=1, deadline=0.5))
+
+
+def test_a_round_ends_at_its_goal_and_late_and_double_replies_are_dropped(stage):
+    for name, client in (("a", "c0"), ("b", "c1"), ("c", "c2")):
+        assert stage.joins(name, client).type == "welcome"
+    thread, found = stage.round(["c0", "c1", "c2"])
+    work = {name: stage.doors[name].receive(1) for name in "abc"}
+    stage.answer("a", work["a"], times=3)
+    stage.answer("c", work["c"])
+    thread.join(2)
+    assert list(found) == ["c0", "c2"]
+    thread, found = stage.round(["c0", "c1"], 1)
+    stage.answer("b", work["b"])  # of the round before
+    second = {name: stage.doors[name].receive(1) for name in "ab"}
+    assert second["a"].round == 1
+    stage.answer("b", second["b"])
+    stage.answer("a", second["a"])
+    thread.join(2)
+    assert list(found) == ["c0", "c1"]
+
+
+def test_a_straggler_costs_the_deadline_and_no_more(stage):
+    for name, client in (("a", "c0"), ("b", "c1")):
+        stage.joins(name, client)
+    started = time.monotonic()
+    thread, found = stage.round(["c0", "c1"])
+    stage.answer("a", stage.doors["a"].receive(1))
+    thread.join(5)
+    assert list(found) == ["c0"]
+    assert 0.4 < time.monotonic() - started < 2
+
+
+def test_a_dead_device_costs_nothing_if_the_others_suffice(stage):
+    for name, client in (("a", "c0"), ("b", "c1")):
+        stage.joins(name, client)
+    thread, found = stage.round(["c0", "c1"])
+    stage.answer("a", stage.doors["a"].receive(1))
+    stage.say("b", "gone", None)
+    thread.join(5)
+    assert list(found) == ["c0"]
+    assert list(stage.server.members) == ["a"]
+
+
+def test_too_few_replies_make_the_round_fail(stage):
+    stage.joins("a", "c0")
+    thread, found = stage.round(["c0"])
+    thread.join(5)
+    assert "0 of 1 clients replied, at least 1 are needed" in str(found["error"])
+
+
+@pytest.mark.parametrize(
+    ("about", "reason"),
+    [
+        ({"protocol": 99, "config": None, "hosts": None}, "speaks protocol 99, the server 1: install the same version"),
+        ({"protocol": 1, "config": "else", "hosts": None}, "its configuration is else, the server's config"),
+        ({"protocol": 1, "config": None, "hosts": {"c0": 1}}, "client c0 is here already"),
+        ({"nonsense": True}, "not one of this protocol"),
+        ([1, 2], "not one of this protocol"),
+    ],
+)
+def test_who_does_not_fit_is_refused_with_a_reason(stage, about, reason):
+    stage.joins("b", "c0")
+    stage.say("a", "join", about)
+    stage.server.attend_all(0)
+    answer = stage.doors["a"].receive(1)
+    assert answer.type == "refused"
+    assert reason in answer.payload["reason"]
+    assert list(stage.server.members) == ["b"]
+    stage.say("a", "join", about)
+    stage.server.attend_all(0)
+    with pytest.raises(CommunicationError, match="the server refused a"):
+        ClientManager(stage.doors["a"], "run", None).join(1)
+
+
+def test_loopback_gives_the_bits_of_the_reference_for_any_number_of_workers(dataset, network):
+    reference = simulate(experiment(dataset, network, engine=Standalone())).sha256
+    for workers in (1, 2, 5):
+        assert simulate(experiment(dataset, network, engine=Loopback(workers=workers))).sha256 == reference
