@@ -21,6 +21,7 @@ check: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(RUN)/python -m benchmarks.overhead $(ARGS)
+	$(RUN)/python -m benchmarks.scaling $(ARGS)
 
 soak: $(VENV)/ready
 	$(RUN)/python -m pytest -q -m soak --timeout=3600 $(ARGS)

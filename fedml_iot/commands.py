@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from fedml_core.errors import ConfigError
 
@@ -30,9 +31,10 @@ def join_command(options: argparse.Namespace) -> int:
     from fedml_iot.device import Device
 
     torch.set_num_threads(options.threads)
-    address, _, run = options.url.rpartition("/")
-    if not run or "//" not in address:
-        raise ConfigError(f"{options.url}: must be the broker and the run, e.g. mqtt://192.168.1.5:1883/default")
+    parts = urlsplit(options.url)
+    address, run = parts._replace(path="").geturl(), parts.path.strip("/")
+    if not run:
+        raise ConfigError(f"{options.url} names no run: write the broker and the run, e.g. mqtt://192.168.1.5:1883/default")
     device = Device(options.name, options.data, options.state)
     with MqttComManager(options.name, Broker.parse(address, insecure=options.insecure), run) as com:
         device.run(com, run, options.identity)

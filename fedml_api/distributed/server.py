@@ -254,6 +254,7 @@ class RemoteValues(ClientValues):
         minimum = goal if patience.minimum is None else min(patience.minimum, len(parcels))
         end = None if patience.deadline is None else time.monotonic() + patience.deadline
         answers = 0
+        failed: list[int] = []
         server.new_map()
         while answers < goal and (queue or under_way):
             self._hand_out(queue, parcels, aggregator, under_way)
@@ -271,27 +272,32 @@ class RemoteValues(ClientValues):
                 answers += 1
                 yield parcel, message.payload
             else:
-                for reason in self._losses(message, under_way):
-                    if patience.minimum is None:
-                        raise CommunicationError(f"{name}: {reason}")
+                lost, reason = self._losses(message, under_way)
+                failed += lost
+                if reason and patience.minimum is None:
+                    raise CommunicationError(f"{name}: {reason}")
+                if reason:
                     log.warning("%s: %s", name, reason)
+        self.cohort.missing = [
+            client for i in sorted({*queue, *(parcel for parcel, _ in under_way.values()), *failed}) for client in parcels[i]
+        ]
         if answers < minimum:
             raise RoundFailed(
                 f"{name}: {answers} of {len(parcels)} clients replied, at least {minimum} are needed; lower the minimum, raise the "
                 "deadline, or see why the others are silent"
             )
 
-    def _losses(self, message: Message, under_way: dict[str, tuple[int, Member]]) -> list[str]:
-        """Why parcels will not be answered, if this message says so; anything else it says is attended to."""
+    def _losses(self, message: Message, under_way: dict[str, tuple[int, Member]]) -> tuple[list[int], str]:
+        """Parcels that will not be answered, and why, if this message says so; anything else it says is attended to."""
         if message.type == "error" and message.reply_to in under_way:
-            _, member = under_way.pop(message.reply_to)
+            parcel, member = under_way.pop(message.reply_to)
             member.handed -= 1
-            return [f"{member.name} failed: {message.payload['reason']}"]
+            return [parcel], f"{member.name} failed: {message.payload['reason']}"
         gone = message.type == GONE and message.sender in self.server.members
-        for id in [id for id, (_, member) in under_way.items() if gone and member.name == message.sender]:
-            del under_way[id]
+        lost = [id for id, (_, member) in under_way.items() if gone and member.name == message.sender]
+        parcels = [under_way.pop(id)[0] for id in lost]
         self.server.attend(message)
-        return [f"{message.sender} is gone"] if gone else []
+        return parcels, f"{message.sender} is gone" if gone else ""
 
     def _here(self, clients: list[str], aggregator: Aggregator | None) -> dict[str, Any]:
         """Carry a parcel out in the server's own process."""

@@ -19,7 +19,7 @@ from fedml_api.run.checkpoint import Checkpoints
 from fedml_api.standalone import Standalone
 from fedml_core import rng, tree
 from fedml_core.errors import ConfigError, DivergedError, RoundFailed
-from fedml_core.federation import Algorithm, Engine, Mean, Session, Setup, Workspace
+from fedml_core.federation import Algorithm, Cohort, Engine, Mean, Session, Setup, Workspace
 from fedml_core.trainer import Classifier, ModelState, ModelTrainer
 from fedml_core.tree import Tree
 
@@ -169,8 +169,8 @@ def simulate(
             observer.on_start(experiment, rows)
         for round in range(done, experiment.rounds):
             started = time.perf_counter()
-            asked, state, metrics = _round(experiment, session, state, round)
-            row = {"round": round + 1, "seconds": time.perf_counter() - started, "clients": asked, **_train_row(metrics)}
+            cohort, state, metrics = _round(experiment, session, state, round)
+            row = {"round": round + 1, "seconds": time.perf_counter() - started, **_train_row(cohort, metrics)}
             _check(row)
             last = round + 1 == experiment.rounds
             if last or (round + 1) % experiment.evaluate_every == 0:
@@ -187,12 +187,12 @@ def simulate(
     return result
 
 
-def _round(experiment: Experiment, session: Session, state: Tree, round: int) -> tuple[int, Tree, dict[str, Mean]]:
-    """How many clients were asked, and what the algorithm made of their replies; tried again until enough of them reply."""
+def _round(experiment: Experiment, session: Session, state: Tree, round: int) -> tuple[Cohort, Tree, dict[str, Mean]]:
+    """The clients that were asked, and what the algorithm made of their replies; tried again until enough of them reply."""
     while True:
-        clients = session.select(experiment.clients_per_round, experiment.seed, round)
+        cohort = session.cohort(round, session.select(experiment.clients_per_round, experiment.seed, round))
         try:
-            return len(clients), *experiment.algorithm.round(state, session.cohort(round, clients))
+            return cohort, *experiment.algorithm.round(state, cohort)
         except RoundFailed as error:
             log.warning("%s; trying the round again", error)
 
@@ -207,8 +207,10 @@ def _resume(checkpoints: Checkpoints | None, session: Session, initial: Tree) ->
     return done, saved["algorithm"]
 
 
-def _train_row(metrics: dict[str, Mean]) -> Row:
-    row: Row = {f"train_{name}": mean.value for name, mean in metrics.items()}
+def _train_row(cohort: Cohort, metrics: dict[str, Mean]) -> Row:
+    row: Row = {"clients": len(cohort.clients) - len(cohort.missing)}
+    row |= {"missing": list(cohort.missing)} if cohort.missing else {}
+    row |= {f"train_{name}": mean.value for name, mean in metrics.items()}
     return row | ({"examples": int(metrics["loss"].count)} if "loss" in metrics else {})
 
 

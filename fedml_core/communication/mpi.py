@@ -1,15 +1,16 @@
 """MPI backend: workers are the ranks of one `mpirun`. The only module that knows mpi4py.
 
-Rank 0 is named "server", rank r "rank-r". One thread per rank makes all MPI calls, and only the upper-case calls of mpi4py are
-used: they move buffers and never unpickle. On the wire, by tag:
+Rank 0 is named "server", rank r "rank-r". Only the upper-case calls of mpi4py are used: they move buffers and never unpickle.
+On the wire, by tag:
 
     SHORT  a short message: the bytes of the codec
     LONG   a long one is announced: an int64 array, the length in bytes of each segment that follows
     DATA   its segments; big tensors are sent from where they lie and received where they shall lie
     BYE    nothing follows from this rank; who has it from all may finalize MPI, for nothing is under way any more
 
-MPI has no wait that yields the core. So the thread polls, at short intervals while the program waits for a message and for as
-long as messages flow, then at longer and longer ones; what the program wants to send wakes it at once.
+MPI moves messages only inside its own calls and has no wait that yields the core. So whoever waits here, in `send`, `receive`
+or `close`, drives all messages meanwhile, polling at first, then at growing intervals; while the program computes, a thread does
+it now and then. A lock lets one of them into MPI at a time.
 
 When a process dies, mpirun ends the others within seconds, returns non-zero and names the rank. A rank whose program ends,
 with or without an exception, says BYE, and the others receive a "gone" message.
@@ -18,8 +19,8 @@ with or without an exception, says BYE, and the others receive a "gone" message.
 from __future__ import annotations
 
 import atexit
-import logging
-import os
+import contextlib
+import math
 import queue
 import threading
 import time
@@ -42,28 +43,25 @@ from fedml_core.errors import CommunicationError, unknown
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-log = logging.getLogger(__name__)
-
 _SHORT, _LONG, _DATA, _BYE = 1, 2, 3, 4
-# What the program tells the communication thread besides what to send.
-_WAITING, _CLOSE = "waiting", "close"
 
 # Up to here joining parts into one buffer is cheaper than one more MPI message (both about 5 microseconds).
 _JOIN = 32 << 10
 # MPI counts elements in a C int.
 _LONGEST_SEGMENT = 1 << 30
-# Messages handed over and not yet taken by MPI; beyond, `send` waits.
+# Messages handed to MPI and not yet gone; beyond, `send` waits.
 _UNDER_WAY = 64
-# Poll without sleep for this long after the last event: the reply to a small message comes within.
-_FLOW = 1e-3
-# Then sleep, doubling from the shortest nap the kernel can time, up to one that lets a transfer end promptly, or, when nothing
-# is under way, to one at which an idle rank uses 1 to 2 % of a core.
-_NAP, _NAP_TRANSFER, _NAP_IDLE = 20e-6, 100e-6, 2e-3
+# Who waits polls for this long: a small message and its reply take 200 microseconds.
+_POLL = 500e-6
+# Then sleeps for this share of the time waited so far, so that a message is noticed late by that share of its way at most...
+_SHARE = 1 / 8
+# ... and never longer than this, in seconds: 500 polls a second are 1 to 2 % of a core.
+_LONGEST_NAP = 2e-3
+# While the program computes and a transfer is under way: that may need many steps, on a network without direct memory access.
+_TRANSFER_NAP = 200e-6
 # Long receive buffers kept for reuse: to touch 50 MB of fresh memory for the first time takes 10 ms, to move it between two
 # processes 7 ms.
 _SPARE_BUFFERS = 2
-
-_yield: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
 class MpiComManager(ComManager):
@@ -94,22 +92,19 @@ class MpiComManager(ComManager):
         self.name = self._names[self._rank]
         self.peers = tuple(name for name in self._names if name != self.name)
 
-        self._outbox: queue.SimpleQueue[_Outgoing | str] = queue.SimpleQueue()
-        self._inbox: queue.SimpleQueue[Buffer | Message | CommunicationError | None] = queue.SimpleQueue()
-        self._vacancies = threading.Semaphore(_UNDER_WAY)
-        self._door = threading.Lock()
-        self._open = True
-        self._failure: CommunicationError | None = None
-
-        # What follows belongs to the communication thread.
-        self._buffers = _Buffers()
+        self._lock = threading.Lock()  # guards all below, and MPI
+        self._inbox: queue.SimpleQueue[Buffer | Message] = queue.SimpleQueue()
         self._outgoing: list[_Outgoing] = []
         self._incoming: list[deque[_Incoming]] = [deque() for _ in self._names]
-        self._closing = False
+        self._buffers = _Buffers()
         self._gone: set[int] = set()
+        self._open = True
+        self._over = False
+        self._waiting = 0
+        self._failure: CommunicationError | None = None
 
-        # A daemon that `atexit` ends: also a rank that leaves with an exception says BYE and does not keep the others waiting.
-        self._thread = threading.Thread(target=self._communicate, name=f"mpi {self.name}", daemon=True)
+        # Ended by `atexit`: also a rank that leaves with an exception says BYE and does not keep the others waiting.
+        self._thread = threading.Thread(target=self._attend, name=f"mpi {self.name}", daemon=True)
         self._thread.start()
         atexit.register(self._leave)
 
@@ -118,17 +113,13 @@ class MpiComManager(ComManager):
             raise CommunicationError(unknown("worker", message.receiver, self._names))
         parts = codec.encode(message)
         self._limits.check("total", codec.size(parts))
-        outgoing = _Outgoing(self._names.index(message.receiver), _segments(parts))
-        self._vacancies.acquire()
-        with self._door:
+        self._drive(lambda: len(self._outgoing) < _UNDER_WAY)
+        with self._lock:
             if not self._open:
-                self._vacancies.release()
-                raise self._failure or CommunicationError(f"{self.name} has closed its door; message '{message.type}' is not sent")
-            self._outbox.put(outgoing)
+                raise CommunicationError(f"{self.name} has closed its door; message '{message.type}' is not sent")
+            outgoing = self._start(message.receiver, _segments(parts))
         if outgoing.long:
-            outgoing.done.wait()
-            if self._failure:
-                raise self._failure
+            self._drive(lambda: outgoing.done)
 
     def receive(self, timeout: float | None = None) -> Message | None:
         """As in `ComManager`.
@@ -136,97 +127,102 @@ class MpiComManager(ComManager):
         Raises:
             CommunicationError: what arrived is not a message or is beyond the limits, or MPI itself failed.
         """
-        try:
-            if self._inbox.empty():
-                self._outbox.put(_WAITING)
-            item = self._inbox.get(timeout=None if timeout is None else max(timeout, 0))
-        except queue.Empty:
-            return None
-        if item is None or isinstance(item, CommunicationError):
-            self._inbox.put(item)  # the last there is, for whoever asks next
-            if item is None:
-                return None
-            raise item
-        return item if isinstance(item, Message) else codec.decode(item, self._limits)
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                item = self._inbox.get_nowait()
+            except queue.Empty:
+                if self._over or not self._drive(lambda: self._over or not self._inbox.empty(), deadline):
+                    return None
+            else:
+                return item if isinstance(item, Message) else codec.decode(item, self._limits)
 
     def close(self) -> None:
-        with self._door:
+        with self._lock:
             if self._open:
                 self._open = False
-                self._outbox.put(_CLOSE)
+                for peer in self.peers:
+                    self._start(peer, [b""], _BYE)
+        self._drive(lambda: self._over)
         self._thread.join()
-        if self._failure is None:
-            atexit.unregister(self._leave)
+        atexit.unregister(self._leave)
 
     def _leave(self) -> None:
         """At the exit of the program. Ranks that no longer understand each other would wait in MPI_Finalize for ever."""
-        self.close()
-        if self._failure:
+        try:
+            self.close()
+        except CommunicationError:
             self._comm.Abort(1)
 
-    def _communicate(self) -> None:
+    def _drive(self, done: Callable[[], bool], deadline: float = math.inf) -> bool:
+        """Keep messages moving until `done`, or until `deadline`: then False."""
+        with self._lock:
+            self._waiting += 1
         try:
-            nap, calm = 0.0, 0.0
-            while not self._finished():
-                if self._take(nap):
-                    nap, calm = _NAP, time.monotonic() + _FLOW
-                self._release()
-                if self._probe() | self._deliver():
-                    nap, calm = 0.0, 0.0
-                elif self._outgoing or any(self._incoming):
-                    nap = _NAP_TRANSFER
-                elif time.monotonic() > calm:
-                    # After a message the program has work to do, and each poll would take the interpreter from it: be idle at
-                    # once. It puts a WAITING here when it waits for the next.
-                    nap = min(2 * nap or _NAP_IDLE, _NAP_IDLE)
-            self._comm.Free()
-            self._inbox.put(None)
-        except Exception as error:  # whatever it is, nobody may be left waiting for this thread
-            log.critical("%s stops communicating", self.name, exc_info=True)
-            self._fail(CommunicationError(f"{self.name} stopped communicating: {error}"))
+            began = time.monotonic()
+            while not done():
+                moved = self._step()
+                now = time.monotonic()
+                if moved:
+                    began = now
+                elif now >= deadline:
+                    return False
+                elif now - began > _POLL:
+                    time.sleep(min((now - began) * _SHARE, _LONGEST_NAP, deadline - now))
+            return True
+        finally:
+            with self._lock:
+                self._waiting -= 1
 
-    def _finished(self) -> bool:
-        return self._closing and not self._outgoing and len(self._gone) == len(self.peers)
+    def _attend(self) -> None:
+        """Drive while nobody waits."""
+        with contextlib.suppress(CommunicationError):  # which the next who waits will raise
+            while not self._over:
+                time.sleep(_TRANSFER_NAP if not self._waiting and self._under_way() else _LONGEST_NAP)
+                while not self._waiting and self._step():
+                    pass
 
-    def _fail(self, failure: CommunicationError) -> None:
-        with self._door:
-            self._open = False
-            self._failure = failure
-        while not self._outbox.empty():
-            if isinstance(asked := self._outbox.get(), _Outgoing):
-                self._outgoing.append(asked)
-        for outgoing in self._outgoing:
-            self._vacancies.release()
-            outgoing.done.set()
-        self._inbox.put(failure)
+    def _under_way(self) -> bool:
+        return bool(self._outgoing) or any(self._incoming)
 
-    def _take(self, nap: float) -> bool:
-        """Do what the program asks for, waiting for it at most `nap` seconds."""
-        try:
-            asked = self._outbox.get(timeout=nap) if nap else self._outbox.get_nowait()
-        except queue.Empty:
-            return False
-        if isinstance(asked, _Outgoing):
-            self._start(asked)
-        elif asked is _CLOSE:
-            self._closing = True
-            for peer in self.peers:
-                self._start(_Outgoing(self._names.index(peer), [b""], _BYE))
-        return True
+    def _step(self) -> bool:
+        """Move what can be moved now; False if that was nothing.
 
-    def _start(self, outgoing: _Outgoing) -> None:
-        def isend(buffer: Buffer | npt.NDArray[np.uint8], tag: int) -> None:
-            outgoing.requests.append(self._comm.Isend([buffer, self._mpi.BYTE], outgoing.rank, tag))
+        Raises:
+            CommunicationError: now or earlier something failed, and with it this door.
+        """
+        with self._lock:
+            if self._failure:
+                raise self._failure
+            if self._over:
+                return False
+            try:
+                moved = self._probe() | self._deliver() | self._release()
+                if not self._open and not self._outgoing and len(self._gone) == len(self.peers):
+                    self._comm.Free()
+                    self._over = True
+                return moved
+            except (self._mpi.Exception, CommunicationError) as error:
+                self._failure = CommunicationError(f"{self.name} can no longer communicate: {error}")
+                raise self._failure from error
 
-        self._outgoing.append(outgoing)
-        if outgoing.rank == self._rank:
-            self._inbox.put(bytearray().join(outgoing.segments))
+    def _start(self, receiver: str, segments: list[Buffer], tag: int = _SHORT) -> _Outgoing:
+        rank = self._names.index(receiver)
+        outgoing = _Outgoing(long=len(segments) > 1)
+
+        def isend(buffer: Buffer | npt.NDArray[np.int64], tag: int) -> None:
+            outgoing.requests.append(self._comm.Isend([buffer, self._mpi.BYTE], rank, tag))
+
+        if rank == self._rank:
+            self._inbox.put(bytearray().join(segments))
         elif outgoing.long:
-            isend(np.array([len(segment) for segment in outgoing.segments], np.int64).view(np.uint8), _LONG)
-            for segment in outgoing.segments:
+            isend(np.array([len(segment) for segment in segments], np.int64), _LONG)
+            for segment in segments:
                 isend(segment, _DATA)
         else:
-            isend(outgoing.segments[0], outgoing.tag)
+            isend(segments[0], tag)
+        self._outgoing.append(outgoing)
+        return outgoing
 
     def _probe(self) -> bool:
         """Begin to receive one message, if one has come."""
@@ -243,7 +239,7 @@ class MpiComManager(ComManager):
             self._incoming[rank].append(self._expect(rank, buffer.view(np.int64)))
         else:
             self._gone.add(rank)
-            if not self._closing:
+            if self._open:
                 self._incoming[rank].append(_Incoming(Message(GONE, self._names[rank], self.name)))
         return True
 
@@ -255,13 +251,13 @@ class MpiComManager(ComManager):
         parts = (buffer[begin:end] for begin, end in pairwise(ends))
         return _Incoming(buffer.data, [self._comm.Irecv([part, self._mpi.BYTE], rank, _DATA) for part in parts])
 
-    def _release(self) -> None:
+    def _release(self) -> bool:
         """Let go of what MPI has sent."""
         sent = [outgoing for outgoing in self._outgoing if self._mpi.Request.Testall(outgoing.requests)]
         for outgoing in sent:
+            outgoing.done = True
             self._outgoing.remove(outgoing)
-            self._vacancies.release()
-            outgoing.done.set()
+        return bool(sent)
 
     def _deliver(self) -> bool:
         """Hand over what has come in; the messages of one rank in the order in which it sent them."""
@@ -275,17 +271,11 @@ class MpiComManager(ComManager):
 
 @dataclass(eq=False)
 class _Outgoing:
-    """A message on its way out."""
+    """A message on its way out: gone when its requests are complete. They keep its buffers alive."""
 
-    rank: int
-    segments: list[Buffer]
-    tag: int = _SHORT
+    long: bool
     requests: list[MPI.Request] = field(default_factory=list)
-    done: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def long(self) -> bool:
-        return len(self.segments) > 1
+    done: bool = False
 
 
 @dataclass(eq=False)

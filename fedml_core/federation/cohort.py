@@ -39,10 +39,12 @@ class Cohort(ABC):
     Attributes:
         round: the round, counted from 0.
         clients: ids, in the order in which their replies are folded.
+        missing: those of them that did not reply when they were asked last; the algorithm has done without.
     """
 
     round: int
     clients: Sequence[str]
+    missing: Sequence[str] = ()
 
     @abstractmethod
     def map(self, task: Task, shared: Tree, own: Mapping[str, Tree] | None = None) -> ClientValues:
