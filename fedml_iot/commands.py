@@ -16,7 +16,9 @@ def join(commands: Any) -> None:
     parser = commands.add_parser("join", help=text, description=text)
     parser.add_argument("url", help="broker and run, e.g. mqtt://192.168.1.5:1883/default")
     parser.add_argument("--name", required=True, help="this device's name, which no other has")
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/x.npy, train/y.npy")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with train/x.npy and train/y.npy, or with one such folder per client"
+    )
     parser.add_argument("--state", type=Path, default=Path("device-state"), help="folder for this device's private state")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (default: 1)")
     parser.add_argument("--identity", help="refuse a run of another configuration than the one with this SHA-256")
@@ -26,8 +28,8 @@ def join(commands: Any) -> None:
 
 def join_command(options: argparse.Namespace) -> int:
     import torch
-    from fedml_core.communication.mqtt import Broker, MqttComManager
 
+    from fedml_core.communication.mqtt import Broker, MqttComManager
     from fedml_iot.device import Device
 
     torch.set_num_threads(options.threads)

@@ -3,8 +3,8 @@
     FOLDER/train/x.npy   features, one example per row      FOLDER/test/x.npy   the device's own test examples (optional)
     FOLDER/train/y.npy   labels, one per row                FOLDER/test/y.npy
 
-Every `.npy` file in `train` is a column; all have the same number of rows. Real features become float32, labels int64. Nothing in
-them is ever unpickled.
+A gateway that speaks for several clients has FOLDER/CLIENT/train and so on. Every `.npy` file in `train` is a column; all have the
+same number of rows. Real features become float32, labels int64. Nothing in them is ever unpickled.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from fedml_core.errors import DataError
 from fedml_core.trainer import Examples
+
+NONE = torch.empty(0, dtype=torch.int64)
 
 
 def read_columns(folder: Path) -> dict[str, Tensor]:
@@ -44,20 +46,35 @@ def read_columns(folder: Path) -> dict[str, Tensor]:
 
 
 class DeviceData:
-    """The data of one client, which is this device: ClientData for its engine."""
+    """The data of the clients that a device hosts.
 
-    def __init__(self, client: str, folder: Path) -> None:
-        self.client_ids: Sequence[str] = (client,)
-        columns = read_columns(folder / "train")
-        self._train = Examples(columns)
-        empty = {name: column[:0] for name, column in columns.items()}
-        self.global_test = Examples(read_columns(folder / "test") if (folder / "test").is_dir() else empty)
+    A folder with `train` in it is one client, the device itself, under its own name. Otherwise every subfolder with `train` in it
+    is a client under the subfolder's name: a gateway that speaks for several sensors.
+
+    Raises:
+        DataError: there is no data, or it is malformed.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        if (folder / "train").is_dir():
+            folders = {name: folder}
+        else:
+            folders = {path.parent.name: path.parent for path in sorted(folder.glob("*/train"))}
+        if not folders:
+            raise DataError(f"no data in {folder}: put x.npy and y.npy into {folder / 'train'}, one row per example")
+        self.client_ids: Sequence[str] = tuple(folders)
+        self._train = {client: Examples(read_columns(path / "train")) for client, path in folders.items()}
+        self._test = {
+            client: Examples(read_columns(path / "test")) if (path / "test").is_dir() else self._train[client].subset(NONE)
+            for client, path in folders.items()
+        }
+        self.global_test = next(iter(self._test.values()))
 
     def train(self, client: str) -> Examples:
-        return self._train
+        return self._train[client]
 
     def test(self, client: str) -> Examples:
-        return self.global_test
+        return self._test[client]
 
 
 def write_columns(folder: Path, columns: dict[str, Tensor]) -> None:

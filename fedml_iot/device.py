@@ -58,10 +58,11 @@ class Device:
         data = DeviceData(self.name, self.data)
         over = False
         while not over:
-            manager = ClientManager(com, run, identity, {self.name: len(data.train(self.name))})
+            hosts = {client: len(data.train(client)) for client in data.client_ids}
+            manager = ClientManager(com, run, identity, hosts)
             welcome = self._join(manager)
             setup = make_setup(welcome["recipe"], data)
-            log.info("%s joined run '%s' with %d examples", self.name, run, len(data.train(self.name)))
+            log.info("%s joined run '%s' with %d examples", self.name, run, sum(hosts.values()))
             runner = KeepingRunner(setup, self.state / run)
             over = manager.serve(runner)
             if not over:

@@ -239,3 +239,16 @@ sys.meta_path.insert(0, Wall())
 import fedml_api.cli, fedml_iot.device, fedml_iot.commands, fedml_core.communication.mqtt, fedml_core.communication.reliable
 """
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
+
+
+def test_a_gateway_hosts_several_clients(federation):
+    for gateway, clients in (("east", "01"), ("west", "23")):
+        for client in clients:
+            target = federation.folder / gateway / client
+            target.parent.mkdir(exist_ok=True)
+            (federation.folder / "data" / client).rename(target)
+        federation.start(
+            "join", f"{federation.broker.url}/default", "--name", gateway, "--data", gateway, "--state", f"state/{gateway}"
+        )
+    server = federation.start("serve", "edge.yaml", "engine.devices=2", "--format", "json")
+    assert federation.result(server)["sha256"] == undisturbed(federation)
