@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fedml_core.federation import Aggregator, Reply, Task
+import torch
+
+from fedml_core import tree
+from fedml_core.federation import Aggregator, Mean, Reply, Task
+from fedml_core.trainer import ModelState
 from fedml_core.tree import Tree
 
 # (client, round, task, shared, own, private state) -> reply; a ClientRunner, or a device's own
@@ -32,3 +37,33 @@ def carry_out(
         if reply.state is not None:
             new[id] = reply.state
     return {"folded": total, "states": new}
+
+
+def objection(payload: Any, clients: Sequence[str], shared: Tree) -> str | None:
+    """What is wrong with the answer to a parcel of these clients, or None. A device may send anything that can be decoded."""
+    if not isinstance(payload, dict) or set(payload) not in ({"replies"}, {"folded", "states"}):
+        return "it holds no replies"
+    replies = payload.get("replies")
+    if replies is None:
+        return None
+    if not isinstance(replies, dict) or set(replies) != set(clients):
+        return "its replies are not those of the clients that were asked"
+    start = shared["model"] if isinstance(shared, dict) else shared
+    for client, reply in replies.items():
+        if not isinstance(reply, Reply) or not isinstance(reply.metrics, dict):
+            return f"what client {client} sent is not a reply"
+        if not isinstance(reply.weight, (int, float)) or not 0 <= reply.weight < math.inf:
+            return f"the weight of client {client} is {reply.weight}"
+        if not all(
+            isinstance(m, Mean) and isinstance(m.total, float) and isinstance(m.count, (int, float)) for m in reply.metrics.values()
+        ):
+            return f"the metrics of client {client} are not means"
+        if isinstance(start, ModelState) and isinstance(reply.value, ModelState) and _shapes(reply.value) != _shapes(start):
+            return f"the model of client {client} has other parameters than the server's"
+        if not all(bool(torch.isfinite(part).all()) for part in tree.tensors(reply.value)):
+            return f"the reply of client {client} holds numbers that are not finite"
+    return None
+
+
+def _shapes(model: ModelState) -> Any:
+    return tree.map_tensors(lambda part: str((part.dtype, tuple(part.shape))), {"params": model.params, "buffers": model.buffers})

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedml_api.distributed.parcel import carry_out
+from fedml_api.distributed.parcel import carry_out, objection
 from fedml_core.communication.com_manager import GONE, ComManager
 from fedml_core.communication.message import Message
 from fedml_core.errors import CommunicationError, RoundFailed
@@ -266,13 +266,13 @@ class RemoteValues(ClientValues):
                 yield parcel, self._here(parcels[parcel], aggregator)
             elif message is None:
                 break
-            elif message.type == "done" and message.reply_to in under_way:
+            elif message.type == "done" and self._answers(message, under_way) and not self._objection(message, parcels, under_way):
                 parcel, member = under_way.pop(message.reply_to)
                 member.handed -= 1
                 answers += 1
                 yield parcel, message.payload
             else:
-                lost, reason = self._losses(message, under_way)
+                lost, reason = self._losses(message, parcels, under_way)
                 failed += lost
                 if reason and patience.minimum is None:
                     raise CommunicationError(f"{name}: {reason}")
@@ -287,12 +287,26 @@ class RemoteValues(ClientValues):
                 "deadline, or see why the others are silent"
             )
 
-    def _losses(self, message: Message, under_way: dict[str, tuple[int, Member]]) -> tuple[list[int], str]:
+    def _answers(self, message: Message, under_way: dict[str, tuple[int, Member]]) -> bool:
+        """Whether the message answers work that is under way, and comes from the worker that was asked."""
+        return message.reply_to in under_way and under_way[message.reply_to][1].name == message.sender
+
+    def _objection(self, message: Message, parcels: list[list[str]], under_way: dict[str, tuple[int, Member]]) -> str | None:
+        return objection(message.payload, parcels[under_way[message.reply_to][0]], self.shared)
+
+    def _losses(
+        self, message: Message, parcels: list[list[str]], under_way: dict[str, tuple[int, Member]]
+    ) -> tuple[list[int], str]:
         """Parcels that will not be answered, and why, if this message says so; anything else it says is attended to."""
-        if message.type == "error" and message.reply_to in under_way:
+        if message.type in ("done", "error") and self._answers(message, under_way):
+            match message:
+                case Message(type="error", payload={"reason": str(reason)}):
+                    pass
+                case _:
+                    reason = self._objection(message, parcels, under_way) or "without a reason"
             parcel, member = under_way.pop(message.reply_to)
             member.handed -= 1
-            return [parcel], f"{member.name} failed: {message.payload['reason']}"
+            return [parcel], f"{member.name} failed: {reason}"
         gone = message.type == GONE and message.sender in self.server.members
         lost = [id for id, (_, member) in under_way.items() if gone and member.name == message.sender]
         parcels = [under_way.pop(id)[0] for id in lost]

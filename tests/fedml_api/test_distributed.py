@@ -221,3 +221,39 @@ def test_loopback_gives_the_bits_of_the_reference_for_any_number_of_workers(data
     reference = simulate(experiment(dataset, network, engine=Standalone())).sha256
     for workers in (1, 2, 5):
         assert simulate(experiment(dataset, network, engine=Loopback(workers=workers))).sha256 == reference
+
+
+def spoilt(payload, how):
+    """An answer that can be decoded but must not be believed."""
+    ((client, reply),) = payload["replies"].items()
+    nan = tree.map_tensors(lambda part: part * float("nan"), reply.value)
+    short = ModelState({name: part[:1] for name, part in reply.value.params.items()}, {})
+    return {
+        "no replies": {"hello": 1},
+        "not a dict": [1, 2],
+        "another's": {"replies": {"c9": reply}},
+        "not a reply": {"replies": {client: 5}},
+        "heavy": {"replies": {client: Reply(reply.value, float("inf"), {})}},
+        "negative": {"replies": {client: Reply(reply.value, -1.0, {})}},
+        "odd metrics": {"replies": {client: Reply(reply.value, 1.0, {"loss": "high"})}},
+        "nan": {"replies": {client: Reply(nan, 1.0, {})}},
+        "other shapes": {"replies": {client: Reply(short, 1.0, {})}},
+    }[how]
+
+
+@pytest.mark.parametrize(
+    "how", ["no replies", "not a dict", "another's", "not a reply", "heavy", "negative", "odd metrics", "nan", "other shapes"]
+)
+def test_what_a_device_makes_up_is_not_believed(stage, how):
+    for name, client in (("a", "c0"), ("b", "c1"), ("c", "c2")):
+        stage.joins(name, client)
+    thread, found = stage.round(["c0", "c1", "c2"])
+    work = {name: stage.doors[name].receive(1) for name in "abc"}
+    honest = ClientManager(stage.doors["b"], "run", None)._work(work["b"].payload, 0, stage.runner)
+    stage.say("b", "done", spoilt(honest, how), reply_to=work["b"].id)
+    stage.say("c", "done", honest, reply_to=work["a"].id)  # in another's name
+    stage.say("b", "error", 7, reply_to=work["b"].id)
+    stage.answer("a", work["a"])
+    stage.answer("c", work["c"])
+    thread.join(5)
+    assert list(found) == ["c0", "c2"]
