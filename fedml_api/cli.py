@@ -26,7 +26,9 @@ KINDS = ["algorithms", "data", "models", "engines", "runs"]
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
+    options.again = [sys.executable, "-m", "fedml_api.cli", *arguments]
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
     try:
         return int(options.command(options))
@@ -88,7 +90,7 @@ def run_command(options: argparse.Namespace) -> int:
 
     config, problems = read_config(options.config, options.overrides)
     experiment = prepare(config, problems)
-    if (command := experiment.engine.command(sys.argv)) is not None:
+    if (command := experiment.engine.command(options.again)) is not None:
         os.execvpe(command[0][0], *command)
     if experiment.work():
         return 0
@@ -105,7 +107,7 @@ def resume_command(options: argparse.Namespace) -> int:
         return _report(folder, options.format)
     experiment = prepare(folder.config, [])
     folder.check_data(experiment)
-    if (command := experiment.engine.command(sys.argv)) is not None:
+    if (command := experiment.engine.command(options.again)) is not None:
         os.execvpe(command[0][0], *command)
     if experiment.work():
         return 0
