@@ -51,6 +51,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name not in _homes:
         raise AttributeError(f"module 'fedml_api' has no attribute '{name}'")

@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         return int(options.command(options))
     except FedMLError as error:
         lines = str(error).splitlines()
+        if getattr(options, "format", "text") == "json":
+            print(json.dumps({"errors": lines}))
         print(
             f"error: {lines[0]}" if len(lines) == 1 else f"{len(lines)} errors:\n" + "\n".join(f"  - {line}" for line in lines),
             file=sys.stderr,
@@ -221,9 +223,13 @@ def plot_command(options: argparse.Namespace) -> int:
     from fedml_api.run.plots import draw_curves
     from fedml_core.errors import RunError
 
-    runs = {folder.path.resolve().name: folder.rows for folder in map(RunFolder, options.runs)}
+    folders = [RunFolder(path) for path in dict.fromkeys(options.runs)]
+    names = [folder.path.resolve().name for folder in folders]
+    runs = {name if names.count(name) == 1 else str(folder.path): folder.rows for name, folder in zip(names, folders, strict=True)}
     if empty := [name for name, rows in runs.items() if not rows]:
         raise RunError(f"nothing to draw yet: {', '.join(empty)} has no metrics; `fedml resume` it first")
+    if options.output.suffix != ".png" or not options.output.parent.is_dir():
+        raise RunError(f"--output {options.output}: must be a .png file in a folder that exists")
     draw_curves(runs, options.output)
     print(json.dumps({"picture": str(options.output)}) if options.format == "json" else f"picture: {options.output}")
     return 0

@@ -62,8 +62,10 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         """Class decorator: make the class available under `name`; a name can be given only once."""
 
         def add(cls: type[T]) -> type[T]:
-            if name in self._classes:
-                raise ValueError(f"{self.kind} '{name}' is registered already, by {self._classes[name].__qualname__}")
+            known = self._classes.get(name)
+            # The same class again is a notebook cell run twice.
+            if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ValueError(f"{self.kind} '{name}' is registered already, by {known.__qualname__}")
             self._classes[name] = cls
             return cls
 
@@ -128,14 +130,22 @@ def _fault(value: Any, hint: Any) -> str | None:
 def _convert(value: Any, hint: Any, strict: bool) -> tuple[Any, str | None]:
     """A plain value in the type of its annotation, and what is wrong with it if that cannot be."""
     plain = tuple(part for part in _parts(hint) if not _is_object(part))
-    names = [part.__name__ for part in _parts(hint) if _is_object(part)]
+    objects = " or ".join(_allowed(part) for part in _parts(hint) if _is_object(part))
     if not plain:
-        return value, f" = {value!r}: must be a {' or '.join(names)}"
+        return value, f" = {value!r}: must be {objects}"
     try:
         return msgspec.convert(value, functools.reduce(operator.or_, plain), strict=strict), None
     except msgspec.ValidationError as error:
         text = str(error).replace("`", "")
-        return value, f" = {value!r}: {text[0].lower()}{text[1:]}" + (f", or a {' or '.join(names)}" if names else "")
+        choices = [str(choice) for part in plain if typing.get_origin(part) is typing.Literal for choice in typing.get_args(part)]
+        text += f". Allowed: {', '.join(choices)}" if choices else ""
+        return value, f" = {value!r}: {text[0].lower()}{text[1:]}" + (f", or {objects}" if objects else "")
+
+
+def _allowed(hint: type) -> str:
+    """What a field of this type takes, in words."""
+    registry = _registries.get(hint)
+    return f"a {registry.kind} ({', '.join(registry)})" if registry else f"a {hint.__name__}"
 
 
 def build(hint: Any, data: Any, path: str, problems: list[str], default: Any = None) -> Any:
@@ -169,12 +179,15 @@ def build(hint: Any, data: Any, path: str, problems: list[str], default: Any = N
 def _build_choice(registry: Registry[Any], data: str | dict[str, Any], path: str, problems: list[str], default: Any) -> Any:
     rest = {} if isinstance(data, str) else dict(data)
     name = data if isinstance(data, str) else rest.pop("name", None)
-    if name is None and default is not None:
+    if name is None and type(default) in registry.values():
         name = registry.name_of(type(default))
-    if name not in registry:
+    if name is None:
+        problems.append(f"{path}: the name of the {registry.kind} is missing. Allowed: {', '.join(registry)}")
+    elif not isinstance(name, str) or name not in registry:
         problems.append(f"{path}: {unknown(registry.kind, name, registry)}")
-        return default
-    return _build_object(registry[str(name)], rest, path, problems, default)
+    else:
+        return _build_object(registry[name], rest, path, problems, default)
+    return default
 
 
 def _build_object(cls: type, data: dict[str, Any], path: str, problems: list[str], default: Any) -> Any:
@@ -193,12 +206,11 @@ def _build_object(cls: type, data: dict[str, Any], path: str, problems: list[str
             values[name] = build(fields[name], item, prefix + name, problems, fallback)
         else:
             problems.append(f"{prefix}{name}: {unknown('key', name, fields)}")
-    for name in fields:
-        if name not in values:
-            if defaults[name] is dataclasses.MISSING:
-                problems.append(f"{prefix}{name}: missing; it has no default")
-                return default
-            values[name] = defaults[name]
+    missing = [name for name in fields if name not in values and defaults[name] is dataclasses.MISSING]
+    problems += [f"{prefix}{name}: missing; it has no default" for name in missing]
+    if missing:
+        return default
+    values = {**defaults, **values}
     try:
         return cls(**values)
     except ConfigError as error:

@@ -26,8 +26,10 @@ _fields: dict[type, tuple[str, ...]] = {}
 @dataclass_transform(frozen_default=True)
 def node(cls: type[N]) -> type[N]:
     """Class decorator: a frozen dataclass whose fields are trees. The set of nodes is closed: `unpack` makes nothing else."""
-    if cls.__name__ in _nodes:
-        raise ValueError(f"a tree node named {cls.__name__} exists already: {_nodes[cls.__name__].__module__}")
+    known = _nodes.get(cls.__name__)
+    # The same class again is a notebook cell run twice.
+    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ValueError(f"a tree node named {cls.__name__} exists already, in {known.__module__}: give this one another name")
     frozen: type[N] = dataclasses.dataclass(frozen=True, slots=True)(cls)
     _nodes[cls.__name__] = frozen
     _fields[frozen] = tuple(field.name for field in dataclasses.fields(frozen))  # type: ignore[arg-type]

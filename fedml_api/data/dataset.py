@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from torch import Tensor
 from fedml_core.errors import DataError
 from fedml_core.settings import Registry
 from fedml_core.trainer import Batch, Examples
+
+Parts = Mapping[str, np.ndarray]
 
 
 class FederatedDataset:
@@ -41,6 +43,8 @@ class FederatedDataset:
     ) -> None:
         if not train_parts:
             raise DataError(f"data set '{name}' has no clients")
+        if problems := list(_problems(train, test, train_parts, test_parts or {}, classes)):
+            raise DataError("\n".join(f"data set '{name}': {problem}" for problem in problems))
         self.global_train, self.global_test = train, test
         self.classes, self.name = classes, name
         self._train_parts = {client: torch.as_tensor(rows, dtype=torch.int64) for client, rows in train_parts.items()}
@@ -58,6 +62,12 @@ class FederatedDataset:
         """
         if not train:
             raise DataError(f"data set '{name}' has no clients")
+        for client, batch in train.items():
+            rows = {column: len(tensor) for column, tensor in batch.items()}
+            if set(batch) != set(test) or len(set(rows.values())) != 1:
+                raise DataError(
+                    f"data set '{name}': client '{client}' has {rows} rows; needed are {', '.join(test)}, of equal length"
+                )
         columns = {column: torch.cat([batch[column] for batch in train.values()]) for column in test}
         ends = np.cumsum([0, *(len(next(iter(batch.values()))) for batch in train.values())])
         parts = {client: np.arange(ends[k], ends[k + 1]) for k, client in enumerate(train)}
@@ -104,6 +114,28 @@ class FederatedDataset:
         moved._train_parts = {client: rows.to(device) for client, rows in self._train_parts.items()}
         moved._test_parts = {client: rows.to(device) for client, rows in self._test_parts.items()}
         return moved
+
+
+def _problems(
+    train: Examples,
+    test: Examples,
+    train_parts: Mapping[str, np.ndarray],
+    test_parts: Mapping[str, np.ndarray],
+    classes: int | None,
+) -> Iterator[str]:
+    for what, examples, parts in (("train", train, train_parts), ("test", test, test_parts)):
+        if not isinstance(examples, Examples):
+            yield f"{what} must be Examples, not a {type(examples).__name__}: Examples({{'x': ..., 'y': ...}})"
+            return
+        for client, rows in parts.items():
+            low, high = (int(np.min(rows)), int(np.max(rows))) if len(rows) else (0, -1)
+            if low < 0 or high >= len(examples):
+                yield f"client '{client}' has {what} rows from {low} to {high}; there are {len(examples)}"
+        labels = examples.columns.get("y")
+        if classes is not None and labels is not None and len(labels):
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= classes:
+                yield f"{what} labels go from {low} to {high}; with {classes} classes they are 0 to {classes - 1}"
 
 
 def _update(total: hashlib._Hash, name: str, tensor: Tensor) -> None:

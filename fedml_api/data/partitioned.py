@@ -10,6 +10,7 @@ import torch
 from msgspec import Meta
 
 from fedml_api.data.dataset import DataSource, FederatedDataset, data_sources
+from fedml_core.errors import ConfigError
 from fedml_core.partition import Dirichlet, Partitioner, matching_split, stratified_split
 from fedml_core.settings import settings
 from fedml_core.trainer import Examples
@@ -38,6 +39,8 @@ class PartitionedSource(DataSource):
         name = data_sources.name_of(type(self))
         if self.validation:
             rest, held_out = stratified_split(train.columns["y"].numpy(), self.validation, seed)
+            if not len(held_out):
+                raise ConfigError(f"data.validation = {self.validation}: of {len(train)} examples that is none; hold out more")
             train, test = Examples(train.take(torch.from_numpy(rest))), Examples(train.take(torch.from_numpy(held_out)))
             name += " (validation)"
         train_labels, test_labels = train.columns["y"].numpy(), test.columns["y"].numpy()

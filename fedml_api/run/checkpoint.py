@@ -35,7 +35,7 @@ class Checkpoints:
 
     def save(self, round: int, state: Tree) -> None:
         """Write the checkpoint of `round` and remove those that are too old."""
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         structure, tensors = tree.pack(state)
         # Cloned, because the format refuses tensors that share memory and a state may well name one tensor twice.
         blob = safetensors.torch.save({path: tensor.cpu().clone() for path, tensor in tensors.items()})
@@ -71,7 +71,7 @@ class Checkpoints:
             try:
                 return round, self.load(round)
             except CheckpointError as error:
-                log.warning("%s; using the one before it", error)
+                log.warning("%s; using the one before it, or starting again if there is none", error)
         return None
 
     def _path(self, round: int, suffix: str) -> Path:

@@ -37,7 +37,7 @@ class RunConfig:
         data_folder: where data sets lie on disk; `runs_folder`: where run folders are made.
     """
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "run"
     algorithm: Algorithm = FedAvg()
     model: ModelSpec = ReddiCNN()
     data: DataSource = Mnist5k()
@@ -91,7 +91,8 @@ def _override(data: dict[str, Any], override: str) -> list[str]:
         inner = data.get(step)
         if isinstance(inner, str):
             inner = {"name": inner}
-        data[step] = inner if isinstance(inner, dict) else {}
+        # A copy, because YAML anchors make one mapping of two places.
+        data[step] = dict(inner) if isinstance(inner, dict) else {}
         data = data[step]
     data[last] = value
     return []

@@ -18,7 +18,7 @@ from fedml_api.data.dataset import FederatedDataset
 from fedml_api.run.checkpoint import Checkpoints
 from fedml_api.standalone import Standalone
 from fedml_core import rng, tree
-from fedml_core.errors import ConfigError, DivergedError, RoundFailed
+from fedml_core.errors import ConfigError, DivergedError, RoundFailed, RunError
 from fedml_core.federation import Algorithm, Cohort, Engine, Mean, Session, Setup, Workspace
 from fedml_core.trainer import Classifier, ModelState, ModelTrainer
 from fedml_core.tree import Tree
@@ -84,10 +84,14 @@ class Experiment:
 def device_problems(device: str) -> list[str]:
     """What is wrong with a device's name, or with asking for it on this machine."""
     try:
-        kind = torch.device(device).type
+        chosen = torch.device(device)
     except RuntimeError:
+        chosen = torch.device("meta")
+    if chosen.type not in ("cpu", "cuda"):
         return [f"device = '{device}': must be cpu, cuda or cuda:N"]
-    if kind == "cuda" and not torch.cuda.is_available():
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count() > 0:
+        return [f"device = '{device}': there are only {torch.cuda.device_count()} CUDA devices, counted from 0"]
+    if chosen.type == "cuda" and not torch.cuda.is_available():
         return [
             f"device = '{device}': torch {torch.__version__} sees no CUDA device here; use device=cpu, or a CUDA build of torch"
         ]
@@ -99,18 +103,20 @@ class Result:
     """What a run came to.
 
     Attributes:
-        model: the final model; `sha256`: the SHA-256 of its numbers, equal for equal runs.
+        model: the numbers of the final model; `network`: the network that holds them.
+        sha256: the SHA-256 of these numbers, equal for equal runs.
         history: one row per round, the first being the evaluation of the initial model; `last`: its last evaluation.
         seconds: time spent in rounds, over all processes that worked on the run.
     """
 
     model: ModelState
+    network: nn.Module
     sha256: str
     history: list[Row]
 
     @property
     def last(self) -> Row:
-        return next(row for row in reversed(self.history) if any(name.startswith("test_") for name in row))
+        return next((row for row in reversed(self.history) if any(name.startswith("test_") for name in row)), {})
 
     @property
     def seconds(self) -> float:
@@ -161,9 +167,10 @@ def simulate(
 
     with experiment.engine.open(setup) as session:
         state = algorithm.init(tree.clone(ModelState.of(setup.module)))
-        done, state = _resume(checkpoints, session, state)
+        about = _about(experiment)
+        done, state = _resume(checkpoints, session, state, about, setup.device)
         rows = [row for row in history if row["round"] <= done]
-        if not rows:
+        if not rows and done == 0:
             rows = [{"round": 0, "seconds": 0.0, **evaluate(state)}]
         for observer in observers:
             observer.on_start(experiment, rows)
@@ -171,17 +178,18 @@ def simulate(
             started = time.perf_counter()
             cohort, state, metrics = _round(experiment, session, state, round)
             row = {"round": round + 1, "seconds": time.perf_counter() - started, **_train_row(cohort, metrics)}
-            _check(row)
             last = round + 1 == experiment.rounds
             if last or (round + 1) % experiment.evaluate_every == 0:
                 row |= evaluate(state)
+            _check(row)
             rows.append(row)
             for observer in observers:
                 observer.on_round(row)
             if checkpoints and (last or (round + 1) % checkpoint_every == 0):
-                checkpoints.save(round + 1, {"algorithm": state, "clients": session.save()})
+                checkpoints.save(round + 1, {"of": about, "algorithm": state, "clients": session.save()})
     model = algorithm.model(state)
-    result = Result(model, tree.digest(model), rows)
+    network = model.load_into(copy.deepcopy(experiment.model).to(setup.device))
+    result = Result(model, network, tree.digest(model), rows)
     for observer in observers:
         observer.on_end(result)
     return result
@@ -197,12 +205,25 @@ def _round(experiment: Experiment, session: Session, state: Tree, round: int) ->
             log.warning("%s; trying the round again", error)
 
 
-def _resume(checkpoints: Checkpoints | None, session: Session, initial: Tree) -> tuple[int, Tree]:
-    """Rounds done and the state after them."""
+def _about(experiment: Experiment) -> str:
+    """What a checkpoint must agree in with the experiment that goes on from it."""
+    shapes = {name: tuple(part.shape) for name, part in ModelState.of(experiment.model).params.items()}
+    return f"{type(experiment.algorithm).__name__}, seed {experiment.seed}, parameters {shapes}"
+
+
+def _resume(checkpoints: Checkpoints | None, session: Session, initial: Tree, about: str, device: torch.device) -> tuple[int, Tree]:
+    """Rounds done and the state after them.
+
+    Raises:
+        RunError: the checkpoint is of another experiment.
+    """
     found = checkpoints.newest() if checkpoints else None
     if found is None:
         return 0, initial
     done, saved = found
+    if saved["of"] != about:
+        raise RunError(f"the checkpoints are of another experiment ({saved['of']}), not of this ({about}): use another folder")
+    saved = tree.to(saved, device)
     session.restore(saved["clients"])
     return done, saved["algorithm"]
 
@@ -210,12 +231,12 @@ def _resume(checkpoints: Checkpoints | None, session: Session, initial: Tree) ->
 def _train_row(cohort: Cohort, metrics: dict[str, Mean]) -> Row:
     row: Row = {"clients": len(cohort.clients) - len(cohort.missing)}
     row |= {"missing": list(cohort.missing)} if cohort.missing else {}
-    row |= {f"train_{name}": mean.value for name, mean in metrics.items()}
+    row |= {f"train_{name}": mean.value for name, mean in metrics.items() if mean.count}
     return row | ({"examples": int(metrics["loss"].count)} if "loss" in metrics else {})
 
 
 def _check(row: Row) -> None:
-    loss = row.get("train_loss", 0.0)
+    loss = row.get("train_loss", 0.0) + row.get("test_loss", 0.0)
     if not math.isfinite(loss):
         raise DivergedError(
             f"training diverged: the loss of round {row['round']} is {loss}. "

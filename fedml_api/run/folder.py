@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import platform
 import shutil
@@ -22,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +37,15 @@ from fedml_api.run.experiment import Experiment, Result, Row
 from fedml_api.run.files import sync_folder, write_atomic
 from fedml_core.errors import ConfigError, RunError
 
+log = logging.getLogger("fedml")
+
 
 class RunFolder:
     """An existing run folder."""
 
     def __init__(self, path: Path) -> None:
-        if not (path / "config.yaml").is_file():
-            raise RunError(f"{path} is not a run folder: it holds no config.yaml. `fedml list runs` shows the runs there are")
+        if not (path / "environment.json").is_file():
+            raise RunError(f"{path} is not a run folder: it holds no environment.json. `fedml list runs` shows the runs there are")
         self.path = path
         self.checkpoints = Checkpoints(path / "checkpoints")
 
@@ -49,10 +53,14 @@ class RunFolder:
     def create(cls, config: RunConfig, experiment: Experiment) -> RunFolder:
         """A new folder below `config.runs_folder`, which appears complete or not at all."""
         parent = Path(config.runs_folder)
-        parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=parent))
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=parent))
+        except OSError as error:
+            raise RunError(f"runs_folder = '{parent}': {error.strerror}; name a folder that can be written to") from None
         draft.chmod(0o755)
-        write_atomic(draft / "config.yaml", dump_config(config))
+        # With the threads that were resolved: another number on resuming would change the sums.
+        write_atomic(draft / "config.yaml", dump_config(replace(config, threads=experiment.threads)))
         write_atomic(draft / "environment.json", json.dumps(environment(experiment), indent=2) + "\n")
         path = parent / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         for attempt in range(1, 1000):
@@ -81,6 +89,7 @@ class RunFolder:
             try:
                 rows.append(json.loads(line))
             except ValueError:
+                log.warning("%s is damaged after round %d; what follows is left out", path, rows[-1]["round"] if rows else 0)
                 break
         return rows
 
@@ -88,7 +97,11 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """What the finished run came to, or None while it has not finished."""
         path = self.path / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        try:
+            return json.loads(path.read_text()) if path.exists() else None
+        except ValueError:
+            log.warning("%s is damaged; remove it, and `fedml resume` writes it again", path)
+            return None
 
     def check_data(self, experiment: Experiment) -> None:
         """Refuse to go on with data other than the run began with."""
@@ -101,10 +114,8 @@ class RunFolder:
 
     def finish(self, result: Result) -> None:
         """Write the final model, then the result that marks the run as finished."""
-        tensors = {**result.model.params, **result.model.buffers}
-        write_atomic(
-            self.path / "model.safetensors", safetensors.torch.save({name: t.cpu().clone() for name, t in tensors.items()})
-        )
+        tensors = {name: tensor.cpu().clone() for name, tensor in result.network.state_dict().items()}
+        write_atomic(self.path / "model.safetensors", safetensors.torch.save(tensors))
         summary = {"sha256": result.sha256, "rounds": result.history[-1]["round"], "seconds": result.seconds, "last": result.last}
         write_atomic(self.path / "result.json", json.dumps(summary, indent=2) + "\n")
 
@@ -121,7 +132,7 @@ class RunFolder:
 
 def list_runs(parent: Path) -> list[RunFolder]:
     """All run folders below `parent`, by name."""
-    return [RunFolder(config.parent) for config in sorted(parent.glob("[!.]*/config.yaml"))]
+    return [RunFolder(config.parent) for config in sorted(parent.glob("[!.]*/environment.json"))]
 
 
 def environment(experiment: Experiment) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class TensorBoard(Observer):
 
     def on_round(self, row: Row) -> None:
         for name, value in row.items():
-            if name != "round":
+            if name != "round" and isinstance(value, (int, float)):
                 self.writer.add_scalar(name.replace("_", "/", 1), value, row["round"])
 
     def on_end(self, result: Result) -> None:

@@ -16,9 +16,9 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 
 def draw_curves(runs: Mapping[str, Sequence[Row]], path: Path | str) -> None:
-    """Accuracy (where there is one) and loss over rounds, all runs in one picture, as a PNG of 150 dots per inch."""
-    panels = [("test_accuracy", "test accuracy")] if any("test_accuracy" in row for rows in runs.values() for row in rows) else []
-    panels.append(("test_loss", "loss"))
+    """Every metric and the loss over rounds, all runs in one picture, as a PNG of 150 dots per inch."""
+    measured = dict.fromkeys(name for rows in runs.values() for row in rows for name in row if name.startswith("test_"))
+    panels = [(name, name.replace("_", " ")) for name in measured if name != "test_loss"] + [("test_loss", "loss")]
     figure = Figure(figsize=(5.2 * len(panels), 3.9), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (name, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -38,7 +38,7 @@ def draw_curves(runs: Mapping[str, Sequence[Row]], path: Path | str) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if name == "test_accuracy":
             axes.set_ylim(0, 1)
-        else:
+        elif axes.get_ylim()[0] >= 0 or axes.dataLim.ymin >= 0:
             axes.set_ylim(bottom=0)
         axes.legend(frameon=False, fontsize=8)
     figure.savefig(path)

@@ -22,11 +22,14 @@ class Workspace:
         self.module = module
         self.view = ModelState.of(module)
         self.params = [param for param in module.parameters() if param.requires_grad]
+        self.counters = [(buffer, buffer.clone()) for buffer in module.buffers() if not buffer.is_floating_point()]
         self.device = self.params[0].device if self.params else torch.device("cpu")
 
     def load(self, model: ModelState) -> nn.Module:
-        """The module, holding the numbers of `model`."""
+        """The module, holding the numbers of `model`; integer buffers, which are no part of it, start anew."""
         tree.copy_(self.view, model)
+        for buffer, first in self.counters:
+            buffer.copy_(first)
         return self.module
 
 

@@ -25,7 +25,7 @@ from fedml_core.trainer import (
     WeightDecay,
     rate,
 )
-from fedml_core.trainer.gradients import gradients
+from fedml_core.trainer.gradients import gradients, unshared
 from fedml_core.trainer.model_trainer import per_example
 from fedml_core.trainer.transforms import Tensors
 from fedml_core.tree import Tree
@@ -74,6 +74,7 @@ class LocalUpdate(Task):
         module.train()
         client.seed_torch("train")
         if trainer.imperative:
+            module.zero_grad(set_to_none=True)
             trainer.train(module, self.batches(client))
             return Reply(self.end(work.view, start, carry, context), float(len(client.train)), {})
 
@@ -104,6 +105,7 @@ class LocalSGD(LocalUpdate):
         epochs: passes over the client's examples, newly shuffled each (1 if neither is given); or `steps`: an exact number of
             batches, passes being strung together as needed.
         batch_size: rows per batch, the last of a pass being what is left; 0 takes all examples as one batch.
+        drop_last: leave out the last batch of a pass if it is not full, unless it is the only one.
         momentum, nesterov, weight_decay: as in `torch.optim.SGD`, started afresh every round.
         clip: bound on the norm of each batch's gradient, before all else.
         transforms: further links of the chain, applied after clipping and before weight decay and momentum.
@@ -113,6 +115,7 @@ class LocalSGD(LocalUpdate):
     epochs: Annotated[int, Meta(ge=1)] | None = None
     steps: Annotated[int, Meta(ge=1)] | None = None
     batch_size: Annotated[int, Meta(ge=0)] = 20
+    drop_last: bool = False
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     nesterov: bool = False
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
@@ -140,6 +143,8 @@ class LocalSGD(LocalUpdate):
         for _ in range(passes if len(examples) else 0):
             if self.batch_size:
                 order = torch.from_numpy(draw.permutation(len(examples)))
+                if self.drop_last and len(order) > self.batch_size:
+                    order = order[: len(order) // self.batch_size * self.batch_size]
                 source = examples.subset(order.to(client.workspace.device)).batches(self.batch_size)
             else:
                 source = iter((examples.all(),))
@@ -154,6 +159,7 @@ class LocalSGD(LocalUpdate):
 
     def step(self, carry: Tree, params: Tensors, grads: Tensors, context: LocalContext) -> Tree:
         states = []
+        grads = unshared(grads) if self.chain else grads
         for link, state in zip(self.chain, carry, strict=True):
             grads, state = link.update(grads, state, params, context)
             states.append(state)

@@ -28,7 +28,7 @@ def describe(value: Task | Aggregator) -> dict[str, Any]:
     """
     for kind, (_, registry) in _kinds.items():
         if type(value) in registry.values():
-            return {"kind": kind, "settings": {**to_plain(value), "name": registry.name_of(type(value))}}
+            return {"kind": kind, "settings": to_plain(value)}
     name = type(value).__name__
     raise CommunicationError(
         f"{name} cannot leave this process because it is not registered: put @tasks.register('{name.lower()}') above it, "

@@ -1,4 +1,4 @@
-"""What a client does with its data: the user's ModelTrainer and the local updates built on it."""
+"""What a client does with its data: the user's ModelTrainer, and the parts of which local updates are made."""
 
 from fedml_core.trainer.examples import Batch, Examples
 from fedml_core.trainer.model_state import ModelState

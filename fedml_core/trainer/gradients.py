@@ -19,3 +19,17 @@ def gradients(losses: Tensor, weights: Tensor, params: Sequence[Tensor]) -> list
     """
     found = Variable._execution_engine.run_backward((losses,), (weights,), False, False, tuple(params), True, False)
     return [torch.zeros_like(param) if grad is None else grad for grad, param in zip(found, params, strict=True)]
+
+
+def unshared(grads: list[Tensor]) -> list[Tensor]:
+    """The same gradients, each in memory of its own, so that they may be written into.
+
+    Autograd hands one tensor to several parameters (those of W + V, say), or an expanded one (that of a sum).
+    """
+    seen: set[int] = set()
+    own = []
+    for grad in grads:
+        shared = grad.data_ptr() in seen or 0 in grad.stride()
+        seen.add(grad.data_ptr())
+        own.append(grad.clone(memory_format=torch.contiguous_format) if shared else grad)
+    return own

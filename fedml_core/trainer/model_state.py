@@ -12,12 +12,18 @@ class ModelState:
     """Trainable parameters and floating-point buffers of a model, by name.
 
     The two are kept apart because they are treated differently: parameters follow the server optimizer, buffers (running
-    statistics of a normalisation layer) are averaged as they are. Integer buffers count local batches; they stay local.
+    statistics of a normalisation layer) are averaged as they are. Integer buffers count local batches: they are not
+    exchanged, and start anew with every task.
     A ModelState also stands for a difference of two models.
     """
 
     params: dict[str, Tensor]
     buffers: dict[str, Tensor]
+
+    def load_into(self, module: nn.Module) -> nn.Module:
+        """Write these numbers into a network of the same kind, and return it."""
+        tree.copy_(ModelState.of(module), self)
+        return module
 
     @classmethod
     def of(cls, module: nn.Module) -> ModelState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -34,12 +34,17 @@ class ModelTrainer:
         """Values by name, each of shape `[b]`; their mean over examples is what is reported."""
         return {}
 
-    def train(self, model: nn.Module, batches: Iterable[Batch]) -> None:
-        """Optional: train `model` in place over `batches`, which are already drawn for this client and round."""
+    def train(self, model: nn.Module, batches: Iterator[Batch]) -> None:
+        """Optional: train `model` in place over `batches`, one pass: they are those of all epochs of this client and round.
+
+        The optimizer and its rate are your own; of LocalSGD only epochs (or steps) and the batch size count.
+        """
         raise NotImplementedError
 
     def test(self, model: nn.Module, examples: Examples, batch_size: int = 128) -> dict[str, float]:
         """Mean loss and metrics of `model` over `examples`, in evaluation mode and without gradients."""
+        if not len(examples):
+            raise TrainerError("there are no examples to test on: give the data set a test set")
         sums: dict[str, float] = {}
         training = model.training
         model.eval()
@@ -47,9 +52,9 @@ class ModelTrainer:
             with torch.no_grad():
                 for batch in examples.batches(batch_size):
                     once = _Once(model)
-                    values = {"loss": self.loss(once, batch), **self.metrics(once, batch)}
+                    values = {**self.metrics(once, batch), "loss": self.loss(once, batch)}
                     for name, value in values.items():
-                        sums[name] = sums.get(name, 0.0) + float(value.double().sum())
+                        sums[name] = sums.get(name, 0.0) + float(per_example(value, batch, name).double().sum())
         finally:
             model.train(training)
         return {name: total / len(examples) for name, total in sums.items()}
@@ -60,14 +65,15 @@ class ModelTrainer:
         return type(self).train is not ModelTrainer.train
 
 
-def per_example(losses: Tensor, batch: Batch) -> Tensor:
-    """`losses` if it holds one value per example, else the error that says what to return."""
+def per_example(values: Tensor, batch: Batch, name: str = "loss") -> Tensor:
+    """`values` if it holds one number per example, else the error that says what to return."""
     rows = next(iter(batch.values())).shape[0]
-    if losses.shape == (rows,):
-        return losses
+    if isinstance(values, Tensor) and values.shape == (rows,):
+        return values
+    got = f"shape {list(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
     raise TrainerError(
-        f"loss must return one value per example, shape [{rows}]; got shape {list(losses.shape)}. "
-        "Drop the mean (reduction='none') and average each example's own terms, if it has several."
+        f"{name} must have one value per example, a tensor of shape [{rows}]; got {got}. "
+        "Drop the mean (reduction='none'), and average each example's own terms, if it has several."
     )
 
 
@@ -78,7 +84,9 @@ class _Once:
         self._model, self._answer = model, None
         self._asked: tuple[Any, ...] = ()
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        if named:
+            return self._model(*inputs, **named)
         if len(inputs) != len(self._asked) or any(new is not old for new, old in zip(inputs, self._asked, strict=True)):
             self._asked, self._answer = inputs, self._model(*inputs)
         return self._answer

@@ -45,6 +45,29 @@ def test_api_does_not_import_upwards(path):
     }
 
 
+@pytest.mark.parametrize(
+    "path", [*files("fedml_core/trainer"), *files("fedml_core/partition"), ROOT / "fedml_core/tree.py"], ids=str
+)
+def test_mathematics_knows_no_conversation(path):
+    below = (
+        "fedml_core.tree",
+        "fedml_core.trainer",
+        "fedml_core.partition",
+        "fedml_core.settings",
+        "fedml_core.errors",
+        "fedml_core.rng",
+    )
+    ours = {name for name in imports(path) if name.startswith("fedml_")} - {"fedml_core"}
+    assert all(name.startswith(below) for name in ours)
+
+
+@pytest.mark.parametrize(
+    "path", [p for e in ("algorithms", "standalone", "distributed", "data", "model") for p in files(f"fedml_api/{e}")], ids=str
+)
+def test_nothing_below_knows_the_run(path):
+    assert not {name for name in imports(path) if name.startswith(("fedml_api.run", "fedml_api.cli"))}
+
+
 @pytest.mark.parametrize("path", files("fedml_api/algorithms"), ids=str)
 def test_algorithms_know_mathematics_and_cohorts_and_no_engine(path):
     allowed = (

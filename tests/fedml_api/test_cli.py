@@ -234,3 +234,44 @@ def test_help_answers_within_a_second():
         seconds.append(time.perf_counter() - start)
     assert "resume" in done.stdout
     assert min(seconds) < 1.0
+
+
+def test_yaml_anchors_are_not_changed_behind_ones_back(here, capsys):
+    Path("anchors.yaml").write_text(
+        yaml.safe_dump(SMALL)
+        + "algorithm: {local: {lr: &rate {name: exponential, initial: 0.5, factor: 0.9}}, server: {lr: *rate}}\n"
+    )
+    made = run_json(capsys, "run", "anchors.yaml", "algorithm.local.lr.initial=0.25")
+    config = yaml.safe_load((Path(made["run"]) / "config.yaml").read_text())["algorithm"]
+    assert config["local"]["lr"]["initial"] == 0.25
+    assert config["server"]["lr"]["initial"] == 0.5
+
+
+def test_threads_are_written_down_so_that_resuming_uses_the_same(here, capsys):
+    made = run_json(capsys, "run", "small.yaml", "threads=null")
+    assert yaml.safe_load((Path(made["run"]) / "config.yaml").read_text())["threads"] == 1
+
+
+def test_errors_as_json(here, capsys):
+    assert main(["run", "small.yaml", "model=cnm", "rounds=0", "--format", "json"]) == 2
+    errors = json.loads(capsys.readouterr().out)["errors"]
+    assert len(errors) == 2
+
+
+def test_plot_tells_runs_of_one_name_apart_and_wants_a_png(here, capsys):
+    one = Path(run_json(capsys, "run", "small.yaml", "runs_folder=a")["run"])
+    two = here / "b" / one.name
+    two.parent.mkdir()
+    one.rename(here / "moved")
+    (here / "moved").rename(two)
+    one.symlink_to(two)
+    assert main(["plot", str(two), "--output", "x.svg"]) == 2
+    assert main(["plot", str(two), "--output", "nowhere/x.png"]) == 2
+    assert "must be a .png file in a folder that exists" in capsys.readouterr().err
+
+
+def test_a_folder_with_only_a_config_is_no_run(here, capsys):
+    Path("runs/draft").mkdir(parents=True)
+    Path("runs/draft/config.yaml").write_text("{}")
+    assert main(["resume", "runs/draft"]) == 2
+    assert run_json(capsys, "list", "runs") == []

@@ -10,9 +10,10 @@ import torch
 from fedml_api import Classifier, Experiment, FedAvg, LocalSGD, Observer, simulate
 from fedml_api.run.checkpoint import Checkpoints
 from fedml_core import tree
-from fedml_core.errors import CheckpointError, ConfigError, DivergedError
+from fedml_core.errors import CheckpointError, ConfigError, DivergedError, RunError
 from fedml_core.federation import SGD, Adam, Reply
 from fedml_core.trainer import ModelState
+from tests.conftest import blobs
 
 
 def experiment(dataset, network, **settings):
@@ -186,3 +187,23 @@ def test_buffers_follow_the_clients_and_not_the_server_optimizer(dataset):
 def test_rows_are_plain_json(dataset, network):
     history = simulate(experiment(dataset, network)).history
     assert json.loads(json.dumps(history)) == history
+
+
+def test_a_checkpoint_of_another_experiment_is_refused(dataset, network, tmp_path):
+    simulate(experiment(dataset, network), checkpoints=Checkpoints(tmp_path))
+    with pytest.raises(RunError, match=r"seed 1.*seed 2.*use another folder"):
+        simulate(experiment(dataset, network, seed=2), checkpoints=Checkpoints(tmp_path))
+
+
+def test_the_result_holds_the_trained_network(dataset, network):
+    result = simulate(experiment(dataset, network))
+    assert tree.digest(ModelState.of(result.network)) == result.sha256
+    assert Classifier().test(result.network, dataset.global_test)["accuracy"] == result.last["test_accuracy"]
+
+
+def test_a_sampled_client_without_examples_is_no_divergence(network):
+    data = blobs(3)
+    data._train_parts["c1"] = torch.empty(0, dtype=torch.int64)
+    history = simulate(experiment(data, network, clients_per_round=1, rounds=12)).history
+    assert any("train_loss" not in row for row in history[1:])
+    assert any("train_loss" in row for row in history[1:])

@@ -151,7 +151,7 @@ class MeanLoss(ModelTrainer):
 
 
 def test_a_loss_that_is_already_averaged_is_refused(dataset, network):
-    with pytest.raises(TrainerError, match=r"one value per example, shape \[15\]; got shape \[\]"):
+    with pytest.raises(TrainerError, match=r"one value per example, a tensor of shape \[15\]; got shape \[\]"):
         LocalSGD()(make_client(network, dataset, MeanLoss()), ModelState.of(network))
 
 
@@ -239,3 +239,64 @@ def test_orders_are_not_sorted(dataset, network):
     """Guards the oracle itself: shuffled orders must differ between passes, or epochs would prove nothing."""
     client = make_client(network, dataset)
     assert len({tuple(order.tolist()) for order in itertools.chain(orders(client, 3, 4))}) == 3
+
+
+class Shared(nn.Module):
+    """Two parameters that autograd gives one gradient, and one whose gradient is expanded."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.common, self.personal = nn.Parameter(torch.randn(3, 5)), nn.Parameter(torch.randn(3, 5))
+        self.scale = nn.Parameter(torch.randn(4))
+
+    def forward(self, x):
+        return F.linear(x, self.common + self.personal) * self.scale.sum()
+
+
+@pytest.mark.parametrize(
+    "options", [{"weight_decay": 0.5}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "weight_decay": 0.1}], ids=str
+)
+def test_parameters_that_share_a_gradient_are_stepped_once(dataset, options):
+    client = make_client(Shared(), dataset)
+    ours = train(LocalSGD(lr=0.05, batch_size=4, epochs=2, **options), client, Shared())
+    batch = client.train.all()
+    theirs = client_update(Shared(), batch["x"], batch["y"], orders(client, 2, 4), 4, lr=0.05, **options)
+    for name, value in ours.params.items():
+        torch.testing.assert_close(value, theirs[name], atol=1e-6, rtol=0)
+
+
+def test_integer_buffers_do_not_travel_from_client_to_client(dataset):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, momentum=None), nn.Linear(4, 3))
+    start, local = tree.clone(ModelState.of(network)), LocalSGD(batch_size=6, drop_last=True)
+    client = make_client(network, dataset)
+    alone = tree.digest(local(client, start).value)
+    local(client, start)
+    assert tree.digest(local(client, start).value) == alone
+
+
+def test_drop_last_leaves_out_what_is_not_full(dataset, network):
+    client = make_client(network, dataset)  # 15 examples
+    sizes = [len(batch["y"]) for batch in LocalSGD(batch_size=4, drop_last=True).batches(client)]
+    assert sizes == [4, 4, 4]
+    assert [len(batch["y"]) for batch in LocalSGD(batch_size=20, drop_last=True).batches(client)] == [15]
+
+
+class Averaged(Classifier):
+    def metrics(self, model, batch):
+        return {"accuracy": super().metrics(model, batch)["accuracy"].mean()}
+
+
+def test_metrics_that_are_already_averaged_are_refused(dataset, network):
+    with pytest.raises(TrainerError, match=r"accuracy must have one value per example.*\[60\]; got shape \[\]"):
+        Averaged().test(network, dataset.global_test)
+
+
+class Named(Classifier):
+    def loss(self, model, batch):
+        return F.cross_entropy(model(input=batch["x"]), batch["y"], reduction="none")
+
+
+def test_a_network_may_be_called_by_keyword(dataset, network):
+    assert Named().test(network, dataset.global_test) == pytest.approx(Classifier().test(network, dataset.global_test))

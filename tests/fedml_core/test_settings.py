@@ -74,12 +74,15 @@ def test_numbers_written_as_yaml_reads_them():
         ({"shape": {"radius": -1}}, ["shape.radius = -1: expected float > 0.0"]),
         ({"shape": {"name": "box", "width": 2.5}}, ["shape.width = 2.5: expected int, got float"]),
         ({"shape": {"name": "box", "width": 2, "height": 3}}, ["shape: height = 3 must not exceed width = 2"]),
-        ({"shape": 3}, ["shape = 3: must be a Shape"]),
-        ({"size": -2}, ["size = -2: expected float >= 0.0, or a Shape"]),
+        ({"shape": 3}, ["shape = 3: must be a shape (box, circle)"]),
+        ({"size": -2}, ["size = -2: expected float >= 0.0, or a shape (box, circle)"]),
         ({"size": "boks"}, ["size: unknown shape 'boks': did you mean 'box'? Allowed: box, circle"]),
         ({"parts": ["box", "boks"]}, ["parts[1]: unknown shape 'boks': did you mean 'box'? Allowed: box, circle"]),
         ({"title": ["x"]}, ["title = ['x']: expected str, got array"]),
         ({"shape": "boks", "size": -1, "titel": 1}, ["shape:", "size = -1", "titel:"]),
+        ({"size": {"radius": 2}}, ["size: the name of the shape is missing. Allowed: box, circle"]),
+        ({"shape": {"name": ["box"]}}, ["shape: unknown shape '['box']'"]),
+        ({"shape": None}, ["shape = None: must be a shape (box, circle)"]),
     ],
 )
 def test_faults_are_named_with_what_is_allowed_and_all_reported(data, expected):

@@ -115,4 +115,4 @@ def test_digest_sees_values_names_types_and_shapes_but_not_order():
 
 def test_two_nodes_cannot_share_a_name():
     with pytest.raises(ValueError, match="Pair"):
-        tree.node(type("Pair", (), {"__annotations__": {}}))
+        tree.node(type("Pair", (), {"__annotations__": {}, "__module__": "elsewhere"}))
