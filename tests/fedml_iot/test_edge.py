@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -41,8 +42,6 @@ class Federation:
         self.started: list[subprocess.Popen[bytes]] = []
         self.engine = {"name": "edge", "broker": broker.url, "devices": 3, "minimum": 1, "deadline": 10.0} | engine
         (folder / "edge.yaml").write_text(yaml.safe_dump(CONFIG | {"engine": self.engine}))
-        if not (folder / "data").exists():
-            assert self.start("export", "edge.yaml", "data").wait() == 0
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "fedml_api.cli", *arguments]
@@ -100,9 +99,20 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
         yield broker
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The clients' data as `fedml export` writes it."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "edge.yaml").write_text(yaml.safe_dump(CONFIG))
+    command = [sys.executable, "-m", "fedml_api.cli", "export", "edge.yaml", "data"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder / "data"
+
+
 @pytest.fixture
-def federation(tmp_path: Path, broker: Mosquitto) -> Iterator[Federation]:
+def federation(tmp_path: Path, broker: Mosquitto, exported: Path) -> Iterator[Federation]:
     federation = Federation(tmp_path, broker)
+    shutil.copytree(exported, tmp_path / "data")
     yield federation
     federation.stop()
 
@@ -239,6 +249,38 @@ sys.meta_path.insert(0, Wall())
 import fedml_api.cli, fedml_iot.device, fedml_iot.commands, fedml_core.communication.mqtt, fedml_core.communication.reliable
 """
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
+
+
+def test_hostile_bytes_on_the_servers_topics_change_nothing(federation):
+    """A thousand messages, random or real ones with bytes changed, under real and invented names, while the server trains."""
+    from paho.mqtt.client import CallbackAPIVersion, Client
+
+    captured: list[tuple[str, bytes]] = []
+    client = Client(CallbackAPIVersion.VERSION2)
+    client.on_message = lambda _client, _data, message: captured.append((message.topic, message.payload))
+    client.connect("127.0.0.1", federation.broker.port)
+    client.subscribe("fedml/default/to/#")
+    client.loop_start()
+    federation.join(*DEVICES)
+    server = federation.start("serve", "edge.yaml", "engine.devices=4", "engine.deadline=60", "--format", "json")
+    federation.wait_for_round(1, server)
+    draw = random.Random(0)
+    real = list(captured)
+    for i in range(1000):
+        topic, payload = draw.choice(real)
+        if i % 3 == 0:
+            payload = draw.randbytes(draw.randrange(0, 2000))
+        elif payload:
+            place = draw.randrange(len(payload))
+            payload = payload[:place] + draw.randbytes(draw.randrange(1, 9)) + payload[place + draw.randrange(0, 9) :]
+        if i % 2:
+            topic = f"fedml/default/to/server/nobody-{i}"
+        client.publish(topic, payload)
+    found = federation.result(server)
+    client.loop_stop()
+    client.disconnect()
+    assert found["sha256"] == undisturbed(federation)
+    assert all("missing" not in row for row in federation.rows())
 
 
 def test_a_gateway_hosts_several_clients(federation):
