@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -30,21 +30,25 @@ class Loopback(Engine):
 
     @contextmanager
     def open(self, setup: Setup) -> Iterator[Session]:
-        names = [f"worker-{i + 1}" for i in range(self.workers)]
-        network = loopback_network([SERVER, *names])
-        threads = [threading.Thread(target=_work, args=(network[name], setup), name=name, daemon=True) for name in names]
-        for thread in threads:
-            thread.start()
-        server = ServerManager(network[SERVER], setup.identity, setup.identity)
-        try:
-            server.wait_for(self.workers)
-            yield RemoteSession(server, _sizes(setup), fold_on_workers=self.fold_on_workers)
-        finally:
-            server.finish()
-            for thread in threads:
-                thread.join()
-            for com in network.values():
-                com.close()
+        network = loopback_network([SERVER, *(f"worker-{i + 1}" for i in range(self.workers))])
+        yield from threads(network, setup, self.fold_on_workers)
+
+
+def threads(network: Mapping[str, ComManager], setup: Setup, fold_on_workers: bool = False) -> Iterator[Session]:
+    """A session whose workers are threads behind the doors of `network`, which also has the server's; all are closed at the end."""
+    workers = [threading.Thread(target=_work, args=(com, setup), daemon=True) for name, com in network.items() if name != SERVER]
+    for worker in workers:
+        worker.start()
+    server = ServerManager(network[SERVER], setup.identity, setup.identity)
+    try:
+        server.wait_for(len(workers))
+        yield RemoteSession(server, _sizes(setup), fold_on_workers=fold_on_workers)
+    finally:
+        server.finish()
+        for worker in workers:
+            worker.join()
+        for com in network.values():
+            com.close()
 
 
 @engines.register("mpi")

@@ -1,19 +1,26 @@
 """Every registered algorithm on every registered engine: the same final model as the sequential standalone engine.
 
-The edge engine needs devices and a broker: it is tested in `tests/fedml_iot`, on the same claim.
+The matrix runs over MQTT with workers as threads at a real broker; the edge engine with its devices as processes is tested in
+`tests/fedml_iot`, on the same claim.
 """
 
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from fedml_api import Standalone, simulate
 from fedml_api.distributed import Loopback
+from fedml_api.distributed.engines import threads
 from fedml_core import tree
-from fedml_core.federation import algorithms, engines
+from fedml_core.communication.broker import embedded_broker
+from fedml_core.communication.message import SERVER
+from fedml_core.communication.mqtt import Broker, MqttComManager
+from fedml_core.federation import Engine, algorithms, engines
+from tests.brokers import Mosquitto, free_port
 from tests.conformance.experiments import ALGORITHMS, experiment
 from tests.mpi import mpi_or_skip
 
@@ -44,6 +51,30 @@ def test_same_bits_under_mpirun(reference, ranks):
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {name: result.sha256 for name, result in reference.items()}
+
+
+class Mqtt(Engine):
+    """Workers that are threads, connected by a broker."""
+
+    def __init__(self, broker):
+        self.broker = broker
+
+    @contextmanager
+    def open(self, setup):
+        names = [SERVER, "worker-1", "worker-2"]
+        yield from threads({name: MqttComManager(name, self.broker, "matrix") for name in names}, setup)
+
+
+def test_same_bits_over_mqtt(reference, tmp_path):
+    with Mosquitto(tmp_path) as mosquitto:
+        broker = Broker.parse(mosquitto.url)
+        found = {name: simulate(experiment(name, Mqtt(broker))).sha256 for name in ALGORITHMS}
+    assert found == {name: result.sha256 for name, result in reference.items()}
+
+
+def test_same_bits_over_the_embedded_broker(reference):
+    with embedded_broker(port=free_port()) as broker:
+        assert simulate(experiment("fedavg", Mqtt(broker))).sha256 == reference["fedavg"].sha256
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))

@@ -294,3 +294,39 @@ def test_a_gateway_hosts_several_clients(federation):
         )
     server = federation.start("serve", "edge.yaml", "engine.devices=2", "--format", "json")
     assert federation.result(server)["sha256"] == undisturbed(federation)
+
+
+def memory(process: subprocess.Popen[bytes]) -> float:
+    """Resident megabytes."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+@pytest.mark.soak
+def test_fifty_devices_on_one_broker(tmp_path, broker):
+    """Eight processes and forty-two light devices, all in every round. A reply lost or counted twice would change the bits."""
+    changes = {"data": {"name": "digits", "clients": 50}, "clients_per_round": 50, "rounds": 20}
+    config = CONFIG | changes | {"engine": {"name": "edge", "broker": broker.url, "devices": 50, "minimum": 50, "deadline": 120.0}}
+    federation = Federation(tmp_path, broker)
+    (tmp_path / "edge.yaml").write_text(yaml.safe_dump(config))
+    assert federation.start("export", "edge.yaml", "data").wait() == 0
+    names = [str(client) for client in range(50)]
+    light = [sys.executable, "-m", "tests.fedml_iot.light_devices", broker.url, "default", str(tmp_path / "data"), *names[8:]]
+    try:
+        with (tmp_path / "light.txt").open("w") as log:
+            federation.started.append(subprocess.Popen(light, cwd=Path(__file__).parents[2], stdout=log, stderr=log))
+        federation.join(*names[:8])
+        server = federation.serve()
+        federation.wait_for_round(4, server)
+        early = memory(server)
+        federation.wait_for_round(19, server)
+        late = memory(server)
+        found = federation.result(server)
+    finally:
+        federation.stop()
+    rows = federation.rows()[1:]
+    seconds = sum(row["seconds"] for row in rows)
+    print(f"server memory {early:.0f} MB after round 4, {late:.0f} MB after round 19; {seconds:.1f} s for 20 rounds")
+    assert [row["clients"] for row in rows] == [50] * 20
+    assert found["sha256"] == undisturbed(federation)
+    assert late < early * 1.1
