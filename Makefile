@@ -21,6 +21,8 @@ check: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(RUN)/python -m benchmarks.overhead $(ARGS)
+	$(RUN)/python -m benchmarks.communication $(ARGS)
+	$(RUN)/python -m benchmarks.mqtt $(ARGS)
 	$(RUN)/python -m benchmarks.scaling $(ARGS)
 
 soak: $(VENV)/ready

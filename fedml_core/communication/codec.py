@@ -66,7 +66,7 @@ class Limits:
 
     Attributes:
         total: bytes of the whole message.
-        header: bytes of the header. Decoded, a malicious header takes up to 80 times as much memory.
+        header: bytes of the header. Decoded, a malicious header takes up to 100 times as much memory.
         depth: levels of nesting in the payload; `tree.unpack` recurses once per level.
         tensors: number of tensors.
         elements: elements of one tensor.
@@ -108,6 +108,27 @@ def _plain(value: object) -> object:
     raise TypeError(f"a message cannot hold a {type(value).__name__}")
 
 
+def _msgpack_formats() -> list[tuple[int, int, int]]:
+    """For each first byte of a MessagePack value: bytes to skip, width of the count that follows, and values per count.
+
+    See github.com/msgpack/msgpack/blob/master/spec.md. A short container has its count in the first byte: it is given as that many
+    values, with a count of one.
+    """
+    formats = [(0, 0, 0)] * 256
+    formats[0x80:0x90] = [(0, 0, 2 * count) for count in range(16)]  # map
+    formats[0x90:0xA0] = [(0, 0, count) for count in range(16)]  # array
+    formats[0xA0:0xC0] = [(length, 0, 0) for length in range(32)]  # text
+    formats[0xC4:0xC7] = [(0, width, 0) for width in (1, 2, 4)]  # bytes
+    formats[0xC7:0xCA] = [(1, width, 0) for width in (1, 2, 4)]  # extension
+    formats[0xCA:0xD4] = [(length, 0, 0) for length in (4, 8, 1, 2, 4, 8, 1, 2, 4, 8)]  # float, unsigned, signed
+    formats[0xD4:0xD9] = [(length + 1, 0, 0) for length in (1, 2, 4, 8, 16)]  # extension
+    formats[0xD9:0xDC] = [(0, width, 0) for width in (1, 2, 4)]  # text
+    formats[0xDC:0xE0] = [(0, width, items) for items in (1, 2) for width in (2, 4)]  # array, map
+    return formats
+
+
+_MSGPACK = _msgpack_formats()
+_CONTAINERS = bytes(first for first, (_, _, items) in enumerate(_MSGPACK) if items)
 _encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 _decoder = msgspec.msgpack.Decoder(_Header)
 
@@ -156,7 +177,7 @@ def decode(buffer: Buffer, limits: Limits = Limits()) -> Message:
     view = memoryview(buffer).cast("B")
     limits.check("total", len(view))
     header, start = _read_header(view, limits)
-    paths = _tensor_paths(header.structure, limits)
+    paths = _tensor_paths(header.structure)
     if len(paths) != len(header.tensors) or len(paths) != len(set(paths)):
         raise CommunicationError(f"malformed message: {len(header.tensors)} tensors come with {len(paths)} names")
     found = dict(zip(paths, _read_tensors(view, start, header.tensors, limits), strict=True))
@@ -195,30 +216,51 @@ def _read_header(view: memoryview, limits: Limits) -> tuple[_Header, int]:
     end = PREFIX.size + length
     if end + _gap(end) > len(view):
         raise CommunicationError(f"malformed message: truncated, {len(view)} bytes with a header of {length}")
+    content = bytes(view[PREFIX.size : end])
+    _check_depth(content, limits)
     try:
-        return _decoder.decode(view[PREFIX.size : end]), end + _gap(end)
-    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        return _decoder.decode(content), end + _gap(end)
+    except (msgspec.MsgspecError, ValueError) as error:
         raise CommunicationError(f"malformed message: {error}") from error
 
 
-def _tensor_paths(structure: Any, limits: Limits) -> list[str]:
-    """The tensors that a structure names, in order. Not recursive, for it is here that the depth is checked."""
+def _check_depth(header: bytes, limits: Limits) -> None:
+    """Refuse deep nesting before msgspec, which recurses as long as Python's recursion limit lets it, overflows a thread's stack.
+
+    This only counts; what is malformed in other ways is left for msgspec to find.
+    """
+    if len(header) - len(header.translate(None, _CONTAINERS)) <= 2 * limits.depth:
+        return  # most messages are so small
+    at, to_come = 0, [1]  # values still to come: at the top, and in each container that is open
+    while to_come and at < len(header):
+        if to_come[-1] == 0:
+            to_come.pop()
+            continue
+        to_come[-1] -= 1
+        skip, width, items = _MSGPACK[header[at]]
+        count = int.from_bytes(header[at + 1 : at + 1 + width], "big") if width else 1
+        at += 1 + width + skip
+        if items:
+            to_come.append(count * items)
+            limits.check("depth", (len(to_come) - 2) // 2)  # the header is a level, and one of a tree is two: {"list": [...]}
+        elif width:
+            at += count
+
+
+def _tensor_paths(structure: Any) -> list[str]:
+    """The tensors that a structure names, in order."""
     paths: list[str] = []
-    stack = [(structure, 1)]
+    stack = [structure]
     while stack:
-        item, level = stack.pop()
-        if isinstance(item, dict):
+        item = stack.pop()
+        if isinstance(item, list):
+            stack += reversed(item)
+        elif isinstance(item, dict):
             if not all(isinstance(key, str) for key in item):
                 raise CommunicationError("malformed message: a key in its structure is not text")
             if isinstance(path := item.get("tensor"), str):
                 paths.append(path)
-            children = item.values()
-        elif isinstance(item, list):
-            children = item
-        else:
-            continue
-        limits.check("depth", level // 2)  # one level of a tree is two of its structure: {"list": [...]}
-        stack += [(child, level + 1) for child in reversed(children) if isinstance(child, (dict, list))]
+            stack += reversed(item.values())
     return paths
 
 

@@ -26,7 +26,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
@@ -51,14 +51,15 @@ _JOIN = 32 << 10
 _LONGEST_SEGMENT = 1 << 30
 # Messages handed to MPI and not yet gone; beyond, `send` waits.
 _UNDER_WAY = 64
-# Who waits polls for this long: a small message and its reply take 200 microseconds.
+# Who waits polls for this long: a small message and its reply take 150 microseconds.
 _POLL = 500e-6
 # Then sleeps for this share of the time waited so far, so that a message is noticed late by that share of its way at most...
 _SHARE = 1 / 8
-# ... and never longer than this, in seconds: 500 polls a second are 1 to 2 % of a core.
+# ... and never longer than this, in seconds: 500 polls a second are 2 % of a core.
 _LONGEST_NAP = 2e-3
-# While the program computes and a transfer is under way: that may need many steps, on a network without direct memory access.
-_TRANSFER_NAP = 200e-6
+# The thread sleeps so long while the program computes, and while a transfer is under way, which may need many steps on a network
+# without direct memory access.
+_ATTENDING_NAP, _TRANSFER_NAP = 4e-3, 200e-6
 # Long receive buffers kept for reuse: to touch 50 MB of fresh memory for the first time takes 10 ms, to move it between two
 # processes 7 ms.
 _SPARE_BUFFERS = 2
@@ -114,10 +115,10 @@ class MpiComManager(ComManager):
         parts = codec.encode(message)
         self._limits.check("total", codec.size(parts))
         self._drive(lambda: len(self._outgoing) < _UNDER_WAY)
-        with self._lock:
-            if not self._open:
-                raise CommunicationError(f"{self.name} has closed its door; message '{message.type}' is not sent")
-            outgoing = self._start(message.receiver, _segments(parts))
+        with self._inside():
+            outgoing = self._start(message.receiver, _segments(parts)) if self._open else None
+        if outgoing is None:
+            raise CommunicationError(f"{self.name} has closed its door; message '{message.type}' is not sent")
         if outgoing.long:
             self._drive(lambda: outgoing.done)
 
@@ -138,7 +139,7 @@ class MpiComManager(ComManager):
                 return item if isinstance(item, Message) else codec.decode(item, self._limits)
 
     def close(self) -> None:
-        with self._lock:
+        with self._inside():
             if self._open:
                 self._open = False
                 for peer in self.peers:
@@ -178,33 +179,36 @@ class MpiComManager(ComManager):
         """Drive while nobody waits."""
         with contextlib.suppress(CommunicationError):  # which the next who waits will raise
             while not self._over:
-                time.sleep(_TRANSFER_NAP if not self._waiting and self._under_way() else _LONGEST_NAP)
+                time.sleep(_TRANSFER_NAP if not self._waiting and (self._outgoing or any(self._incoming)) else _ATTENDING_NAP)
                 while not self._waiting and self._step():
                     pass
 
-    def _under_way(self) -> bool:
-        return bool(self._outgoing) or any(self._incoming)
-
-    def _step(self) -> bool:
-        """Move what can be moved now; False if that was nothing.
+    @contextlib.contextmanager
+    def _inside(self) -> Iterator[None]:
+        """Hold the lock.
 
         Raises:
-            CommunicationError: now or earlier something failed, and with it this door.
+            CommunicationError: now or earlier something failed, and with it this door: what belongs to which message is lost.
         """
         with self._lock:
             if self._failure:
                 raise self._failure
-            if self._over:
-                return False
             try:
-                moved = self._probe() | self._deliver() | self._release()
-                if not self._open and not self._outgoing and len(self._gone) == len(self.peers):
-                    self._comm.Free()
-                    self._over = True
-                return moved
+                yield
             except (self._mpi.Exception, CommunicationError) as error:
                 self._failure = CommunicationError(f"{self.name} can no longer communicate: {error}")
                 raise self._failure from error
+
+    def _step(self) -> bool:
+        """Move what can be moved now; False if that was nothing."""
+        with self._inside():
+            if self._over:
+                return False
+            moved = self._probe() | self._deliver() | self._release()
+            if not self._open and not self._outgoing and len(self._gone) == len(self.peers):
+                self._comm.Free()
+                self._over = True
+            return moved
 
     def _start(self, receiver: str, segments: list[Buffer], tag: int = _SHORT) -> _Outgoing:
         rank = self._names.index(receiver)

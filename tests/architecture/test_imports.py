@@ -53,6 +53,7 @@ def test_mathematics_knows_no_conversation(path):
         "fedml_core.tree",
         "fedml_core.trainer",
         "fedml_core.partition",
+        "fedml_core.worker",
         "fedml_core.settings",
         "fedml_core.errors",
         "fedml_core.rng",
@@ -127,7 +128,15 @@ def test_the_command_line_loads_no_torch_before_it_is_needed():
 
 @pytest.mark.parametrize(
     "package",
-    ["fedml_api", "fedml_core.federation", "fedml_core.trainer", "fedml_core.partition", "fedml_api.data", "fedml_api.model"],
+    [
+        "fedml_api",
+        "fedml_core.federation",
+        "fedml_core.trainer",
+        "fedml_core.partition",
+        "fedml_core.worker",
+        "fedml_api.data",
+        "fedml_api.model",
+    ],
 )
 def test_all_names_what_is_there(package):
     code = f"import {package} as p; names = p.__all__; [getattr(p, n) for n in names]; print(len(names) == len(set(names)) > 0)"
