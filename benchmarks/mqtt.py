@@ -3,7 +3,7 @@
     python -m benchmarks.mqtt
 
 Both move the same 5 MB, the bare one as a single publish with QoS 1; publisher and subscriber live in this process. Transfers
-alternate, and medians are compared. Then the processor time of a worker that waits for messages is measured in a process of its own.
+alternate, and medians are compared. Then the processor time of a worker that waits is measured, in a process of its own.
 """
 
 from __future__ import annotations

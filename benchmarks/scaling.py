@@ -2,8 +2,8 @@
 
     python -m benchmarks.scaling
 
-FedAvg and the CNN of McMahan et al. on mnist5k, one thread per rank. Runs with 1 and with 2 ranks alternate; medians over rounds are
-compared. Memory is the peak resident set of rank 0, with folding on the ranks, for 10 and for 200 clients per round.
+FedAvg and the CNN of McMahan et al. on mnist5k, one thread per rank. Runs with 1 and with 2 ranks alternate; medians over rounds
+are compared. Memory is the peak resident set of rank 0, with folding on the ranks, for 10 and for 200 clients per round.
 """
 
 from __future__ import annotations

@@ -73,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     broker = command("broker", broker_command, "Run a small MQTT broker, for trying things out.", json_format=False)
     broker.add_argument("--host", default="127.0.0.1")
     broker.add_argument("--port", type=int, default=1883)
+    broker.add_argument("--insecure", action="store_true", help="let in whoever asks, also from other machines")
     listing = command("list", list_command, "Show what there is to choose from, or the runs there are.")
     listing.add_argument("kind", choices=KINDS)
     listing.add_argument("--runs-folder", type=Path, default=Path("runs"))
@@ -127,7 +128,7 @@ def serve_command(options: argparse.Namespace) -> int:
 def broker_command(options: argparse.Namespace) -> int:
     from fedml_core.communication.broker import embedded_broker
 
-    with embedded_broker(options.host, options.port):
+    with embedded_broker(options.host, options.port, insecure=options.insecure):
         print(f"broker on mqtt://{options.host}:{options.port}; Ctrl-C ends it", file=sys.stderr)
         threading.Event().wait()
     return 0

@@ -134,8 +134,8 @@ class Broker:
                 )
             if not (self.password or self.cert):
                 found.append(
-                    f"broker {self.host} is on another machine and lets in whoever asks: give user and password (mqtts://user@..., password "
-                    f"in the environment variable {PASSWORD_VARIABLE}) or a client certificate (?cert=FILE&key=FILE), {way_out}"
+                    f"broker {self.host} is on another machine and lets in whoever asks: give user and password (mqtts://user@..., "
+                    f"password in the environment as {PASSWORD_VARIABLE}) or a client certificate (?cert=FILE&key=FILE), {way_out}"
                 )
         return found
 
@@ -157,10 +157,10 @@ class Broker:
 class MqttComManager(ComManager):
     """The door of the worker `name` to all others of the same run at one broker.
 
-    Returns when the broker has accepted the name. From then on a lost connection is renewed, with what was under way, for as long as it
-    takes. Messages to a worker that is not here yet wait for it. A peer that we exchanged messages with and that is gone yields
-    a message of type "gone", whose payload is "left" if it closed its door and "lost" if it died. If we were ourselves
-    away for so long that others took us for dead, all peers are "gone", and may be greeted again.
+    Returns when the name is ours. From then on a lost connection is renewed, with what was under way, for as long as it takes.
+    Messages to a worker that is not here yet wait for it. A peer that we exchanged messages with and that is gone yields a message
+    of type "gone", whose payload is "left" if it closed its door and "lost" if it died. If we were ourselves away for so long that
+    others took us for dead, all peers are "gone", and may be greeted again.
 
     Args:
         run: the run; workers of different runs do not see each other.
@@ -295,8 +295,8 @@ class MqttComManager(ComManager):
 
     def _make_client(self) -> Client:
         try:
-            from paho.mqtt.client import MQTTv311
             from paho.mqtt.client import Client as PahoClient
+            from paho.mqtt.client import MQTTv311
             from paho.mqtt.enums import CallbackAPIVersion
         except ImportError as error:
             raise CommunicationError("MQTT cannot be used: paho is not installed. Remedy: pip install paho-mqtt") from error
@@ -363,13 +363,18 @@ class MqttComManager(ComManager):
             self._client.connect(where.host, where.port, _KEEPALIVE)
             return None
         except ssl.SSLCertVerificationError as error:
-            trouble = f"{where} is not trusted: {error.verify_message}; name its certificate authority (ca=FILE), and the host as its certificate does"
+            trouble = (
+                f"{where} is not trusted: {error.verify_message}; name its certificate authority (ca=FILE), and the host as its "
+                "certificate does"
+            )
         except ssl.SSLError as error:
-            trouble = f"{where} cannot be spoken to: {error}; is it a TLS listener (else write mqtt://), with a certificate for this host?"
+            trouble = f"{where} cannot be spoken to: {error}; is it a TLS listener (else write mqtt://)?"
         except socket.gaierror as error:
             return f"{where} cannot be found: {error}"
         except ConnectionRefusedError:
             return f"nobody answers at {where}: is the broker running? `fedml broker` starts one"
+        except ConnectionResetError:
+            return self._hung_up
         except OSError as error:
             return f"{where} cannot be reached: {error}"
         if not self._ever_accepted:
@@ -379,14 +384,16 @@ class MqttComManager(ComManager):
 
     def _serve(self) -> str:
         """Work until the connection ends; returns why it did."""
-        answer_by = time.monotonic() + _PATIENCE
+        answer_by, leaving = time.monotonic() + _PATIENCE, False
         while True:
             with self._lock:
                 while self._unwritten and self._unwritten[0][0].is_published():
                     self._endpoint.written(self._unwritten.popleft()[1])
                 pause = min(self._endpoint.tick(), _LONGEST_SLEEP)
-                if self._endpoint.refusal and not self._stopped:
+                if self._endpoint.refusal:
                     self._fail(self._endpoint.refusal)
+                if self._stopped and not leaving:
+                    leaving = True
                     self._client.disconnect()
                 self._lock.notify_all()
             ended = self._client.loop(max(0.0, pause))
@@ -398,15 +405,17 @@ class MqttComManager(ComManager):
 
     @property
     def _hung_up(self) -> str:
-        wish = "TLS (write mqtts://)" if not self._broker.tls else "a client certificate (cert=FILE, key=FILE)"
-        return f"{self._broker} hung up without an answer: it may want {wish}, or not be an MQTT broker"
+        guess = "want TLS (write mqtts://), or not be an MQTT broker"
+        if self._broker.tls:
+            guess = "want a client certificate (cert=FILE, key=FILE), or not be a TLS listener (write mqtt://)"
+        return f"{self._broker} hung up without an answer: it may {guess}"
 
     def _on_connect(self, client: Client, userdata: object, flags: object, reason: ReasonCode, properties: object) -> None:
         if not reason.is_failure:
             self._accepted = self._ever_accepted = True
             self._trouble = (
-                f"{self._broker} does not pass on what '{self.name}' says: its access rules must let this user read and write the topics "
-                "that are listed in fedml_core/communication/mqtt.py"
+                f"{self._broker} does not pass on what '{self.name}' says: its access rules must let this user read and write the "
+                "topics that are listed in fedml_core/communication/mqtt.py"
             )
             client.subscribe([(f"{self._root}here/+", 0), (f"{self._root}to/{self.name}/+", 0)])
         elif str(reason) == "Server unavailable":

@@ -13,7 +13,7 @@ connection came and went; it publishes, and delivers. Topics are relative to tho
                      OFFER  sender -> receiver    message `number` has `size` bytes: ask for its chunks
                      PART   sender -> receiver    chunk `index` of it
                      WANT   receiver -> sender    all before `number` has arrived; of `number` send `count` chunks from `index`
-                     PING   any -> any            answer with a WANT
+                     PING   any -> any            answer with a WANT, and announce yourself
                      RESET  any -> any            I took you for dead and forgot what we said: begin anew
 
 Messages are numbered from 0 between two *instances*, that is lives of a process. The receiver accepts numbers strictly in order,
@@ -124,6 +124,7 @@ class _Peer:
     Attributes:
         instance: which of its lives it is in; None if it is not here.
         until: when it is presumed dead; infinite if there is no doubt.
+        announced: whether its presence was announced, and not only inferred from a frame.
         contact: whether a message went either way.
         heard: when its last frame came.
         buried: instances that were presumed dead.
@@ -135,6 +136,7 @@ class _Peer:
     name: str
     instance: bytes | None = None
     until: float = math.inf
+    announced: bool = False
     contact: bool = False
     heard: float = 0.0
     buried: deque[bytes] = field(default_factory=lambda: deque(maxlen=4))
@@ -168,7 +170,7 @@ class Endpoint:
 
     Attributes:
         here: connected, and known to all under its name.
-        refusal: why this endpoint is of no use any more, or None.
+        refusal: why this endpoint takes part no more, or None.
         outgoing: bytes of messages not yet acknowledged.
         progress: when something was last acknowledged.
     """
@@ -262,6 +264,8 @@ class Endpoint:
 
     def received(self, topic: str, payload: bytes, retained: bool) -> None:
         """The broker brought `payload`, from its memory if `retained`."""
+        if self.refusal:
+            return
         frame = parse(payload) if payload else None
         match topic.split("/"):
             case ["here", name] if _NAME.fullmatch(name) and (frame or not payload):
@@ -372,6 +376,7 @@ class Endpoint:
                 f"the name '{self.name}' is taken: another process at this broker has it and answers. Give each process its own "
                 "name, or stop the other one"
             )
+            self.disconnected()
 
     def _held_name(self) -> int:
         """For how many milliseconds the name has been ours."""
@@ -426,9 +431,11 @@ class Endpoint:
         elif frame.kind is Kind.HERE and frame.source != peer.instance:
             if peer.instance:
                 self._bury(peer, "lost")
+            peer.announced = True
             self._meet(peer, frame.source)
         elif frame.kind is Kind.HERE and not retained:
-            # It was away, and what we said meanwhile with it.
+            # It was away, and what we said meanwhile is lost.
+            peer.announced = True
             self._hear(peer)
             self._repeat(peer)
             self._ask_again(peer)
@@ -445,7 +452,7 @@ class Endpoint:
         """Forget all that was said between us and this instance."""
         if peer.instance:
             peer.buried.append(peer.instance)
-        peer.instance, peer.until = None, math.inf
+        peer.instance, peer.until, peer.announced = None, math.inf, False
         self._part(peer, how)
 
     def _part(self, peer: _Peer, how: Departure) -> None:
@@ -514,6 +521,8 @@ class Endpoint:
                 self._take_want(peer, frame)
             case Kind.PING:
                 self._say(peer, Kind.WANT, peer.expected)
+                if self.here and self._announce_at == math.inf:
+                    self._announce()
             case Kind.RESET if self.here:
                 self._be_reborn()
 
@@ -580,7 +589,10 @@ class Endpoint:
         self._say(peer, Kind.WANT, peer.expected)
 
     def _take_offer(self, peer: _Peer, frame: Frame) -> None:
-        if frame.number == peer.expected and not peer.pull and not peer.offer and frame.size > CHUNK:
+        if not peer.announced:
+            # Whoever does not even hear us could reserve memory with invented names.
+            self._say(peer, Kind.PING)
+        elif frame.number == peer.expected and not peer.pull and not peer.offer and frame.size > CHUNK:
             if frame.size > self._memory:
                 log.warning("a message of %d bytes from '%s' is refused: at most %d fit here", frame.size, peer.name, self._memory)
                 peer.expected += 1
@@ -588,10 +600,7 @@ class Endpoint:
                 peer.offer = frame.size
                 self._waiting[peer.name] = None
                 self._admit()
-        if peer.pull:
-            self._ask_again(peer)
-        else:
-            self._say(peer, Kind.WANT, peer.expected)
+        self._say(peer, Kind.WANT, peer.expected)
 
     def _admit(self) -> None:
         """Begin to pull the messages that have waited longest, as far as memory and the number of pulls allow."""
