@@ -60,6 +60,8 @@ _LONGEST_SLEEP = 5.0
 _UNDER_WAY = 256 << 20
 # `close` gives up when nothing was acknowledged for so long.
 _LINGER = 10.0
+# For so long it also waits for receivers of whom nothing was heard yet: they may have come just now.
+_GREETING = 2.0
 
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 # A broker that hangs up on the first attempts so often in a row, before it answers, means it.
@@ -243,12 +245,15 @@ class MqttComManager(ComManager):
         with self._lock:
             self._closing = True
             start = time.monotonic()
-            while not self._stopped and (left := self._endpoint.undelivered()):
+            while not self._stopped:
+                greeting = start + _GREETING - time.monotonic()
+                if not (left := self._endpoint.undelivered(absent=greeting > 0)):
+                    break
                 patience = max(start, self._endpoint.progress) + _LINGER - time.monotonic()
                 if patience <= 0:
                     log.warning("%s closes; what was sent to %s is not delivered", self.name, ", ".join(left))
                     break
-                self._lock.wait(patience)
+                self._lock.wait(min(patience, greeting) if greeting > 0 else patience)
             if not self._stopped:
                 self._stopped = True
                 self._endpoint.leave()

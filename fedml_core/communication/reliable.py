@@ -231,9 +231,9 @@ class Endpoint:
         self._held -= size
         self._admit()
 
-    def undelivered(self) -> list[str]:
-        """Peers that are here and have not acknowledged all that was sent to them."""
-        return [peer.name for peer in self._peers.values() if peer.queue and peer.instance]
+    def undelivered(self, absent: bool = False) -> list[str]:
+        """Peers that are here, or with `absent` not known to be, and have not acknowledged all that was sent to them."""
+        return [peer.name for peer in self._peers.values() if peer.queue and (peer.instance or absent)]
 
     def leave(self) -> None:
         """Tell all that this process ends in good order."""
