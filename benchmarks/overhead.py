@@ -74,7 +74,8 @@ def measure(work: Workload) -> dict[str, object]:
     parts = {str(k): np.arange(k * work.examples, (k + 1) * work.examples) for k in range(work.clients)}
     data = FederatedDataset(examples, examples, parts, classes=10)
     by_hand = [(x[rows], y[rows]) for rows in parts.values()]
-    naive_model = copy.deepcopy(work.model)
+    # By hand one leaves the weights as torch makes them; the layout of the library's CNN is part of what is compared.
+    naive_model = copy.deepcopy(work.model).to(memory_format=torch.contiguous_format)
     algorithm = FedAvg(local=LocalSGD(lr=0.05, batch_size=work.batch))
     with Standalone().open(Setup(Classifier(), work.model, data, 0, torch.device("cpu"))) as session:
         state = algorithm.init(ModelState.of(copy.deepcopy(work.model)))
