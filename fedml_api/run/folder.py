@@ -114,7 +114,9 @@ class RunFolder:
 
     def finish(self, result: Result) -> None:
         """Write the final model, then the result that marks the run as finished."""
-        tensors = {name: tensor.cpu().clone() for name, tensor in result.network.state_dict().items()}
+        tensors = {
+            name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in result.network.state_dict().items()
+        }
         write_atomic(self.path / "model.safetensors", safetensors.torch.save(tensors))
         summary = {"sha256": result.sha256, "rounds": result.history[-1]["round"], "seconds": result.seconds, "last": result.last}
         write_atomic(self.path / "result.json", json.dumps(summary, indent=2) + "\n")

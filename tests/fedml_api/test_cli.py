@@ -275,3 +275,18 @@ def test_a_folder_with_only_a_config_is_no_run(here, capsys):
     Path("runs/draft/config.yaml").write_text("{}")
     assert main(["resume", "runs/draft"]) == 2
     assert run_json(capsys, "list", "runs") == []
+
+
+def test_a_network_with_weights_channels_last_is_saved_and_travels(here, capsys):
+    import safetensors.torch
+
+    made = [
+        run_json(capsys, "run", "small.yaml", "model=cnn", "rounds=2", f"engine={engine}") for engine in ("standalone", "loopback")
+    ]
+    assert made[0]["sha256"] == made[1]["sha256"]
+    saved = safetensors.torch.load_file(Path(made[0]["run"]) / "model.safetensors")
+    assert saved["2.weight"].is_contiguous()
+    (Path(made[0]["run"]) / "result.json").unlink()
+    for path in Path(made[0]["run"]).glob("checkpoints/*"):
+        path.unlink()
+    assert run_json(capsys, "resume", made[0]["run"])["sha256"] == made[0]["sha256"]
