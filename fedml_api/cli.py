@@ -93,11 +93,16 @@ def run_command(options: argparse.Namespace) -> int:
 
     config, problems = read_config(options.config, options.overrides)
     experiment = prepare(config, problems)
-    if (command := experiment.engine.command(options.again)) is not None:
-        os.execvpe(command[0][0], *command)
-    if experiment.work():
+    if _works_for_another(experiment, options):
         return 0
     return _train(RunFolder.create(config, experiment), experiment, options.format)
+
+
+def _works_for_another(experiment: Any, options: argparse.Namespace) -> bool:
+    """Start this command again in the processes that the engine needs, or be one of its workers; False in the one that leads."""
+    if (command := experiment.engine.command(options.again)) is not None:
+        os.execvpe(command[0][0], *command)
+    return bool(experiment.work())
 
 
 def resume_command(options: argparse.Namespace) -> int:
@@ -110,9 +115,7 @@ def resume_command(options: argparse.Namespace) -> int:
         return _report(folder, options.format)
     experiment = prepare(folder.config, [])
     folder.check_data(experiment)
-    if (command := experiment.engine.command(options.again)) is not None:
-        os.execvpe(command[0][0], *command)
-    if experiment.work():
+    if _works_for_another(experiment, options):
         return 0
     return _train(folder, experiment, options.format)
 

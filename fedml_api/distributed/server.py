@@ -194,7 +194,6 @@ class RemoteValues(ClientValues):
     def __init__(self, cohort: RemoteCohort, task: Task, shared: Tree, own: Mapping[str, Tree]) -> None:
         self.cohort, self.task, self.shared, self.own = cohort, task, shared, own
         self.session, self.server = cohort.session, cohort.session.server
-        self.asked = False
 
     def __iter__(self) -> Iterator[tuple[str, Reply]]:
         waiting = deque(self.cohort.clients)
@@ -244,9 +243,7 @@ class RemoteValues(ClientValues):
 
     def _ask(self, parcels: list[list[str]], aggregator: Aggregator | None) -> Iterator[tuple[int, dict[str, Any]]]:
         """Have the parcels carried out, the largest first, and yield (number of the parcel, answer) as they are done."""
-        if self.asked:
-            raise RuntimeError("the values of a map can be asked for once; keep the result of fold() or gather()")
-        self.asked = True
+        self.ask_once()
         server, patience, name = self.server, self.server.patience, f"round {self.cohort.round + 1}"
         queue = deque(sorted(range(len(parcels)), key=lambda i: -self._size(parcels[i])))
         under_way: dict[str, tuple[int, Member]] = {}

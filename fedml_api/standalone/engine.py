@@ -51,12 +51,9 @@ class SequentialCohort(Cohort):
 class SequentialValues(ClientValues):
     def __init__(self, cohort: SequentialCohort, task: Task, shared: Tree, own: Mapping[str, Tree]) -> None:
         self.cohort, self.task, self.shared, self.own = cohort, task, shared, own
-        self.asked = False
 
     def __iter__(self) -> Iterator[tuple[str, Reply]]:
-        if self.asked:
-            raise RuntimeError("the values of a map can be asked for once; keep the result of fold() or gather()")
-        self.asked = True
+        self.ask_once()
         session = self.cohort.session
         for id in self.cohort.clients:
             state = session.states.get(id)

@@ -17,6 +17,14 @@ class ClientValues(ABC):
     may then fold where the values are, and never hold more than one of them.
     """
 
+    _asked = False
+
+    def ask_once(self) -> None:
+        """For engines, before anything runs: refuse to carry the work out a second time."""
+        if self._asked:
+            raise RuntimeError("the values of a map can be asked for once; keep the result of fold() or gather()")
+        self._asked = True
+
     @abstractmethod
     def __iter__(self) -> Iterator[tuple[str, Reply]]:
         """Client id and reply, in the order of the cohort."""
