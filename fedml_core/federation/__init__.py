@@ -2,10 +2,10 @@
 
 from fedml_core.federation.aggregator import Aggregator, Folded, WeightedMean, aggregators
 from fedml_core.federation.algorithm import Algorithm, algorithms
-from fedml_core.federation.client import Client, Mean, Reply, Task, Workspace, tasks
+from fedml_core.federation.client import Client, Mean, Replies, Reply, Task, Workspace, tasks
 from fedml_core.federation.cohort import ClientValues, Cohort
 from fedml_core.federation.engine import ClientData, Engine, Session, Setup, engines
-from fedml_core.federation.local_update import LocalSGD, LocalUpdate, local_updates, model_of
+from fedml_core.federation.local_update import LocalSGD, LocalUpdate, Visits, local_updates, model_of
 from fedml_core.federation.runner import ClientRunner
 from fedml_core.federation.sampling import sample_clients
 from fedml_core.federation.server_optimizer import SGD, Adagrad, Adam, ServerOptimizer, Yogi, server_optimizers
@@ -27,11 +27,13 @@ __all__ = [
     "LocalSGD",
     "LocalUpdate",
     "Mean",
+    "Replies",
     "Reply",
     "ServerOptimizer",
     "Session",
     "Setup",
     "Task",
+    "Visits",
     "WeightedMean",
     "Workspace",
     "Yogi",

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 from fedml_core import tree
-from fedml_core.federation.client import Mean, Reply
+from fedml_core.federation.client import Mean, Replies, Reply
 from fedml_core.settings import Registry, settings
 from fedml_core.tree import Tree
 
@@ -41,6 +41,12 @@ class Aggregator(ABC):
     @abstractmethod
     def add(self, total: Tree, reply: Reply) -> Tree:
         """The accumulator with one more reply."""
+
+    def add_stack(self, total: Tree, replies: Replies) -> Tree:
+        """The accumulator with all of these replies added, in their order; where a stack can be folded at once, it is worth it."""
+        for _, reply in replies.apart():
+            total = self.add(total, reply)
+        return total
 
     @abstractmethod
     def merge(self, total: Tree, other: Tree) -> Tree:
@@ -86,6 +92,14 @@ class WeightedMean(Aggregator):
             value = total.value
             tree.add_(value, reply.value, alpha=weight)
         return Sum(value, total.weight + weight, total.clients + 1, _merge(total.metrics, reply.metrics))
+
+    def add_stack(self, total: Sum, replies: Replies) -> Sum:
+        weights = replies.weights if self.by == "examples" else [float(weight > 0) for weight in replies.weights]
+        parts = tree.tensors(replies.value)
+        sums = [(part.new_tensor(weights) @ part.flatten(1)).view(part.shape[1:]) for part in parts]
+        value = tree.replace_tensors(replies.value, sums)
+        metrics = {name: Mean(float(totals.sum()), float(counts.sum())) for name, (totals, counts) in replies.metrics.items()}
+        return self.merge(total, Sum(value, sum(weights), len(weights), metrics))
 
     def merge(self, total: Sum, other: Sum) -> Sum:
         if total.value is None or other.value is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,19 +12,27 @@ from torch import nn
 
 from fedml_core import rng, tree
 from fedml_core.settings import Registry
-from fedml_core.trainer import Examples, ModelState, ModelTrainer
+from fedml_core.trainer import Batch, Examples, ModelState, ModelTrainer
+from fedml_core.trainer.gradients import autocast, gradients
+from fedml_core.trainer.model_trainer import per_example
+from fedml_core.trainer.transforms import Tensors
 from fedml_core.tree import Tree
 
 
 class Workspace:
-    """The module a worker trains in: one per worker, whoever its clients are. Numbers are loaded into it for each of them."""
+    """The module a worker trains in: one per worker, whoever its clients are. Numbers are loaded into it for each of them.
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    Args:
+        module: the network; `precision`: dtype of `torch.autocast` while training, or None to compute as the parameters are.
+    """
+
+    def __init__(self, module: nn.Module, precision: torch.dtype | None = None) -> None:
+        self.module, self.precision = module, precision
         self.view = ModelState.of(module)
         self.params = [param for param in module.parameters() if param.requires_grad]
         self.counters = [(buffer, buffer.clone()) for buffer in module.buffers() if not buffer.is_floating_point()]
         self.device = self.params[0].device if self.params else torch.device("cpu")
+        self._means: dict[int, torch.Tensor] = {}
 
     def load(self, model: ModelState) -> nn.Module:
         """The module, holding the numbers of `model`; integer buffers, which are no part of it, start anew."""
@@ -31,6 +40,24 @@ class Workspace:
         for buffer, first in self.counters:
             buffer.copy_(first)
         return self.module
+
+    def mean_of(self, rows: int) -> torch.Tensor:
+        """The weights of a mean over `rows` examples: float32 `[rows]`, each 1/rows."""
+        if rows not in self._means:
+            self._means[rows] = torch.full((rows,), 1 / rows, device=self.device)
+        return self._means[rows]
+
+    def gradients(self, trainer: ModelTrainer, batch: Batch) -> tuple[torch.Tensor, Tensors]:
+        """The losses `[b]` of the module on a batch, and the gradients of their mean."""
+        with autocast(self.device, self.precision):
+            losses = per_example(trainer.loss(self.module, batch), batch)
+        return losses.detach(), gradients(losses, self.mean_of(losses.shape[0]).to(losses.dtype), self.params)
+
+    def descend(self, trainer: ModelTrainer, batch: Batch, rate: float) -> torch.Tensor:
+        """Move the module's parameters by -rate * gradients; the losses before."""
+        losses, grads = self.gradients(trainer, batch)
+        torch._foreach_add_(tree.tensors(self.view.params), grads, alpha=-rate)
+        return losses
 
 
 @dataclass(frozen=True)
@@ -91,6 +118,31 @@ class Reply:
     weight: float
     metrics: dict[str, Mean]
     state: Tree = None
+
+
+@dataclass(frozen=True)
+class Replies:
+    """The replies of some clients, stacked: every tensor of `value` has a first dimension over `clients`.
+
+    The tensors lie in memory that is used again: whoever wants to keep a reply takes it from `apart`.
+
+    Attributes:
+        clients: ids; `weights`: one per client.
+        metrics: by name, the totals and the counts of the clients' means (see `Mean`), float64 `[clients]` each.
+    """
+
+    clients: list[str]
+    value: Tree
+    weights: list[float]
+    metrics: dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+    def apart(self) -> Iterator[tuple[str, Reply]]:
+        """Client by client, in memory of their own."""
+        plain = {name: (totals.tolist(), counts.tolist()) for name, (totals, counts) in self.metrics.items()}
+        for k, client in enumerate(self.clients):
+            metrics = {name: Mean(totals[k], counts[k]) for name, (totals, counts) in plain.items()}
+            value = tree.map_tensors(lambda part, k=k: part[k].clone(), self.value)
+            yield client, Reply(value, self.weights[k], metrics)
 
 
 class Task(ABC):

@@ -33,7 +33,9 @@ class Setup:
     """What every party of a run agrees on: the trainer, the network, who holds which data, the seed and the device.
 
     `identity` is a hash of the configuration that all this was made from, by which parties recognise that they agree; `recipe` is
-    plain data from which a device that has no configuration can build the network.
+    plain data from which a device that has no configuration can build the network. `precision` is the dtype of `torch.autocast`
+    while training, None for that of the parameters; `rounds` how long the run will be: an engine may judge by it what preparing
+    pays.
     """
 
     trainer: ModelTrainer
@@ -43,10 +45,18 @@ class Setup:
     device: torch.device
     identity: str = ""
     recipe: Tree = None
+    precision: torch.dtype | None = None
+    rounds: int = 1
 
 
 class Session(ABC):
-    """An engine at work on one setup."""
+    """An engine at work on one setup.
+
+    Attributes:
+        how: in words, how clients are carried out, where an engine can do it in several ways that differ by rounding.
+    """
+
+    how: str = ""
 
     @abstractmethod
     def population(self) -> Sequence[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
+import numpy as np
 import torch
 from msgspec import Meta
+from torch import Tensor
 
 from fedml_core import tree
 from fedml_core.errors import TrainerError
@@ -20,13 +22,13 @@ from fedml_core.trainer import (
     GradientTransform,
     LocalContext,
     ModelState,
+    ModelTrainer,
     Momentum,
     Rate,
     WeightDecay,
     rate,
 )
-from fedml_core.trainer.gradients import gradients, unshared
-from fedml_core.trainer.model_trainer import per_example
+from fedml_core.trainer.gradients import unshared
 from fedml_core.trainer.transforms import Tensors
 from fedml_core.tree import Tree
 
@@ -34,6 +36,18 @@ from fedml_core.tree import Tree
 def model_of(shared: Tree) -> ModelState:
     """The server's model in a task's `shared` tree: the tree itself, or its entry `model` where more is sent along."""
     return shared if isinstance(shared, ModelState) else shared["model"]
+
+
+class Visits(NamedTuple):
+    """The course of a client's local training.
+
+    Attributes:
+        order: int64 `[n]`, positions within the client's examples, all passes strung together.
+        lengths: rows of each mini-batch, summing to n.
+    """
+
+    order: Tensor
+    lengths: list[int]
 
 
 class LocalUpdate(Task):
@@ -45,8 +59,13 @@ class LocalUpdate(Task):
     """
 
     @abstractmethod
+    def visits(self, client: Client) -> Visits:
+        """Which examples this client trains on in this round, in which order and batches."""
+
     def batches(self, client: Client) -> Iterator[Batch]:
         """The mini-batches of this client in this round, in order."""
+        visits = self.visits(client)
+        return client.train.subset(visits.order.to(client.workspace.device)).batches(visits.lengths)
 
     @abstractmethod
     def begin(self, params: Tensors, context: LocalContext) -> Tree:
@@ -55,6 +74,17 @@ class LocalUpdate(Task):
     @abstractmethod
     def step(self, carry: Tree, params: Tensors, grads: Tensors, context: LocalContext) -> Tree:
         """Move `params` along the gradients of one batch; the new carry."""
+
+    def plain_rate(self, round: int) -> float | None:
+        """The rate r if `step` does nothing but params <- params - r * grads, so that it may be made part of the backward pass."""
+        return None
+
+    def check(self, trainer: ModelTrainer) -> None:
+        """Before anything runs.
+
+        Raises:
+            TrainerError: this update cannot work with this trainer.
+        """
 
     def end(self, trained: ModelState, start: ModelState, carry: Tree, context: LocalContext) -> Tree:
         """What the server gets to see."""
@@ -67,6 +97,7 @@ class LocalUpdate(Task):
             TrainerError: the trainer's loss is not per example.
         """
         start, work, trainer = model_of(shared), client.workspace, client.trainer
+        self.check(trainer)
         module = work.load(start)
         params = tree.tensors(work.view.params)
         context = LocalContext(tree.tensors(start.params), shared, own, client.round)
@@ -78,15 +109,15 @@ class LocalUpdate(Task):
             trainer.train(module, self.batches(client))
             return Reply(self.end(work.view, start, carry, context), float(len(client.train)), {})
 
-        means: dict[int, torch.Tensor] = {}
         losses: list[torch.Tensor] = []
+        plain = self.plain_rate(client.round)
         for batch in self.batches(client):
-            loss = per_example(trainer.loss(module, batch), batch)
-            size = loss.shape[0]
-            if size not in means:
-                means[size] = loss.new_full((size,), 1 / size)
-            carry = self.step(carry, params, gradients(loss, means[size], work.params), context)
-            losses.append(loss.detach())
+            if plain is not None:
+                losses.append(work.descend(trainer, batch, plain))
+                continue
+            loss, grads = work.gradients(trainer, batch)
+            carry = self.step(carry, params, grads, context)
+            losses.append(loss)
         seen = torch.cat(losses) if losses else torch.zeros(0)
         metrics = {"loss": Mean(float(seen.sum(dtype=torch.float64)), seen.shape[0])}
         return Reply(self.end(work.view, start, carry, context), float(len(client.train)), metrics)
@@ -136,23 +167,22 @@ class LocalSGD(LocalUpdate):
         momentum = (Momentum(self.momentum, self.nesterov),) if self.momentum else ()
         return clip + self.transforms + decay + momentum
 
-    def batches(self, client: Client) -> Iterator[Batch]:
-        examples, draw = client.train, client.rng("batches")
-        left = self.steps if self.steps is not None else -1
-        passes = (self.epochs or 1) if self.steps is None else self.steps
-        for _ in range(passes if len(examples) else 0):
-            if self.batch_size:
-                order = torch.from_numpy(draw.permutation(len(examples)))
-                if self.drop_last and len(order) > self.batch_size:
-                    order = order[: len(order) // self.batch_size * self.batch_size]
-                source = examples.subset(order.to(client.workspace.device)).batches(self.batch_size)
-            else:
-                source = iter((examples.all(),))
-            for batch in source:
-                if left == 0:
-                    return
-                left -= 1
-                yield batch
+    def visits(self, client: Client) -> Visits:
+        count, draw = len(client.train), client.rng("batches")
+        if not count:
+            return Visits(torch.empty(0, dtype=torch.int64), [])
+        size = min(self.batch_size or count, count)
+        batches, rest = divmod(count, size)
+        lengths = [size] * batches + [rest] * (rest > 0 and not self.drop_last)
+        passes = self.epochs or 1 if self.steps is None else -(-self.steps // len(lengths))
+        used = sum(lengths)
+        orders = [draw.permutation(count)[:used] if self.batch_size else np.arange(count) for _ in range(passes)]
+        order = orders[0] if passes == 1 else np.concatenate(orders)
+        lengths = (lengths * passes)[: self.steps]
+        return Visits(torch.from_numpy(order[: sum(lengths)]), lengths)
+
+    def plain_rate(self, round: int) -> float | None:
+        return None if self.chain else rate(self.lr, round)
 
     def begin(self, params: Tensors, context: LocalContext) -> Tree:
         return [link.init(params) for link in self.chain]
@@ -166,11 +196,10 @@ class LocalSGD(LocalUpdate):
         torch._foreach_add_(params, grads, alpha=-rate(self.lr, context.round))
         return states
 
-    def __call__(self, client: Client, shared: Tree, own: Tree = None) -> Reply:
-        if client.trainer.imperative and self.chain:
+    def check(self, trainer: ModelTrainer) -> None:
+        if trainer.imperative and self.chain:
             names = ", ".join(type(link).__name__ for link in self.chain)
             raise TrainerError(
-                f"{type(client.trainer).__name__} overrides train(), so the gradients are out of reach of {names}. "
+                f"{type(trainer).__name__} overrides train(), so the gradients are out of reach of {names}. "
                 "Write loss() instead of train(), or put these terms into your own loop and remove them from LocalSGD."
             )
-        return super().__call__(client, shared, own)

@@ -12,12 +12,16 @@ from fedml_core.tree import Tree
 class ClientRunner:
     """One workspace in which the clients of a setup take turns: the reference way to carry a client out, on every engine."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, workspace: type[Workspace] = Workspace) -> None:
         self.setup = setup
-        self.workspace = Workspace(copy.deepcopy(setup.module).to(setup.device))
+        self.workspace = workspace(copy.deepcopy(setup.module).to(setup.device), setup.precision)
+
+    def client(self, id: str, round: int, state: Tree = None) -> Client:
+        """What a task gets to see of client `id`."""
+        setup = self.setup
+        train, test = setup.data.train(id), setup.data.test(id)
+        return Client(id, round, setup.seed, train, test, setup.trainer, self.workspace, state)
 
     def __call__(self, id: str, round: int, task: Task, shared: Tree, own: Tree, state: Tree) -> Reply:
         """The reply of client `id`, whose private state is `state`."""
-        setup = self.setup
-        train, test = setup.data.train(id), setup.data.test(id)
-        return task(Client(id, round, setup.seed, train, test, setup.trainer, self.workspace, state), shared, own)
+        return task(self.client(id, round, state), shared, own)

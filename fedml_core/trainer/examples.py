@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +28,12 @@ class Examples:
     def __len__(self) -> int:
         return (next(iter(self.columns.values())) if self.index is None else self.index).shape[0]
 
+    @staticmethod
+    def natural(columns: Mapping[str, Tensor]) -> frozenset[str]:
+        """The columns that hold whole numbers and no negative one."""
+        whole = {name: column for name, column in columns.items() if not column.is_floating_point() and not column.is_complex()}
+        return frozenset(name for name, column in whole.items() if column.numel() and int(column.min()) >= 0)
+
     def take(self, positions: Tensor) -> Batch:
         """The examples at `positions` (int64 `[b]`, counted within this party) as a batch of `b` rows."""
         rows = positions if self.index is None else self.index.index_select(0, positions)
@@ -39,16 +45,20 @@ class Examples:
             return dict(self.columns)
         return {name: column.index_select(0, self.index) for name, column in self.columns.items()}
 
-    def batches(self, size: int) -> Iterator[Batch]:
-        """Consecutive batches of `size` rows in order, the last one as long as what is left."""
+    def batches(self, size: int | Sequence[int]) -> Iterator[Batch]:
+        """Consecutive batches in order: of `size` rows, the last one as long as what is left; or as long as each `size` listed."""
+        rest = len(self) % size if isinstance(size, int) else 0
+        lengths = [size] * (len(self) // size) + [rest] * (rest > 0) if isinstance(size, int) else list(size)
         if self.index is None:
-            yield from _cut(self.columns, size)
+            yield from _cut(self.columns, lengths)
             return
         # Rows are gathered a megabyte at a time and cut into views: gathering each batch by itself would cost a small model a
         # tenth of its training step, gathering everything would copy the client's data.
         width = sum(column[:1].nbytes for column in self.columns.values())
-        for rows in torch.split(self.index, size * max(1, 2**20 // max(1, width * size))):
-            yield from _cut({name: column.index_select(0, rows) for name, column in self.columns.items()}, size)
+        together = max(1, 2**20 // max(1, width * max(lengths, default=1)))
+        pieces = [lengths[i : i + together] for i in range(0, len(lengths), together)]
+        for piece, rows in zip(pieces, torch.split(self.index, [sum(piece) for piece in pieces]), strict=True):
+            yield from _cut({name: column.index_select(0, rows) for name, column in self.columns.items()}, piece)
 
     def subset(self, positions: Tensor) -> Examples:
         """The party that holds only the examples at `positions`, in that order."""
@@ -60,6 +70,6 @@ class Examples:
         return Examples({name: column.to(device) for name, column in self.columns.items()}, index)
 
 
-def _cut(columns: Mapping[str, Tensor], size: int) -> Iterator[Batch]:
-    parts = [torch.split(column, size) for column in columns.values()]
+def _cut(columns: Mapping[str, Tensor], lengths: list[int]) -> Iterator[Batch]:
+    parts = [torch.split(column, lengths) for column in columns.values()]
     return (dict(zip(columns, part, strict=True)) for part in zip(*parts, strict=True))

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Variable
+
+
+def autocast(device: torch.device, precision: torch.dtype | None) -> AbstractContextManager[Any]:
+    """`torch.autocast` to `precision`; nothing at all if it is None."""
+    return nullcontext() if precision is None else torch.autocast(device.type, precision)
 
 
 def gradients(losses: Tensor, weights: Tensor, params: Sequence[Tensor]) -> list[Tensor]:

@@ -103,3 +103,24 @@ class Classifier(ModelTrainer):
 
     def metrics(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         return {"accuracy": (model(batch["x"]).argmax(dim=1) == batch["y"]).float()}
+
+
+class NextToken(ModelTrainer):
+    """Cross entropy and accuracy of a network that maps token numbers `x` `[b, t]` to logits `[b, t, tokens]`.
+
+    An example is a sequence with targets `y` `[b, t]`; its loss and its accuracy are means over those targets that are not 0, which
+    stands for padding.
+    """
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        logits, targets = model(batch["x"]), batch["y"]
+        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+        return _mean_of_targets(losses, targets)
+
+    def metrics(self, model: Model, batch: Batch) -> dict[str, Tensor]:
+        return {"accuracy": _mean_of_targets((model(batch["x"]).argmax(dim=2) == batch["y"]).float(), batch["y"])}
+
+
+def _mean_of_targets(values: Tensor, targets: Tensor) -> Tensor:
+    real = (targets != 0).to(values.dtype)
+    return (values * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)

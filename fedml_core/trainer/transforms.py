@@ -30,12 +30,29 @@ class LocalContext:
         anchor: the parameters as they came from the server.
         shared: the task's `shared` tree, the same for every client; `own`: this client's part, or None.
         round: the round, counted from 0.
+        stacked: whether gradients, parameters, state and `own` are those of many clients, along a first dimension that `anchor` and
+            `shared` do not have. Elementwise operations need not care; what looks at a model as a whole uses `norm` and `scale_`.
     """
 
     anchor: Tensors
     shared: Tree
     own: Tree
     round: int
+    stacked: bool = False
+
+    def norm(self, tensors: Tensors) -> Tensor:
+        """Euclidean norm of all tensors taken as one vector: a scalar, or `[clients]` when stacked."""
+        parts = [part.flatten(1).norm(dim=1) for part in tensors] if self.stacked else list(torch._foreach_norm(tensors))
+        total: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+        return total
+
+    def scale_(self, tensors: Tensors, factor: Tensor) -> None:
+        """Multiply all tensors in place by a `factor` shaped as what `norm` returns."""
+        if not self.stacked:
+            torch._foreach_mul_(tensors, factor)
+            return
+        for part in tensors:
+            part.mul_(factor.view(-1, *[1] * (part.dim() - 1)))
 
 
 class GradientTransform(ABC):
@@ -63,8 +80,7 @@ class Clip(GradientTransform):
     norm: Annotated[float, Meta(gt=0)]
 
     def update(self, grads: Tensors, state: Tree, params: Tensors, context: LocalContext) -> tuple[Tensors, Tree]:
-        total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-        torch._foreach_mul_(grads, torch.clamp(self.norm / (total + 1e-12), max=1.0))
+        context.scale_(grads, torch.clamp(self.norm / (context.norm(grads) + 1e-12), max=1.0))
         return grads, state
 
 

@@ -1,0 +1,108 @@
+"""TracedStep: one training step, of one client or of a block of stacked clients, as straight-line tensor code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vjp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from fedml_core.errors import TrainerError
+from fedml_core.trainer import graph
+from fedml_core.trainer.examples import Batch
+from fedml_core.trainer.gradients import autocast
+from fedml_core.trainer.model_trainer import ModelTrainer, per_example
+
+Tensors = list[Tensor]
+
+
+class TracedStep:
+    """The gradients of a trainer's loss, written down once for batches of one shape and replayed without Python in between.
+
+    With `K` clients stacked, every parameter is `[K, ...]`, every column of a batch `[K, b, ...]`, weights and losses are `[K, b]`;
+    for a client by itself the first dimension is absent. Each client's gradients are those of its own weighted loss,
+    sum_i weights_i loss_i, as `trainer.gradients` has them.
+
+    What the trainer's Python code decides while it is traced is decided for good. Use `reason_against` first.
+
+    Args:
+        trainer, module: what is traced, in the mode it is in; `params`: tensors laid out as those that will be passed.
+        batch, weights: a batch of the shapes that will be passed.
+        stacked: whether there is a first dimension of clients.
+        precision: dtype of `torch.autocast`, or None to compute as the parameters are.
+        natural: columns of whole numbers none of which is negative, in any batch that will be passed.
+
+    Raises:
+        TrainerError: the trainer's code cannot be traced, or its loss is not per example.
+    """
+
+    def __init__(
+        self,
+        trainer: ModelTrainer,
+        module: nn.Module,
+        params: Tensors,
+        batch: Batch,
+        weights: Tensor,
+        stacked: bool,
+        precision: torch.dtype | None = None,
+        natural: Collection[str] = (),
+    ) -> None:
+        names = [name for name, param in module.named_parameters() if param.requires_grad]
+        columns = list(batch)
+
+        def one(params: Sequence[Tensor], rows: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, ...]:
+            piece = dict(zip(columns, rows, strict=True))
+
+            def losses(*params: Tensor) -> Tensor:
+                numbers = dict(zip(names, params, strict=True))
+
+                def model(*inputs: Any, **named: Any) -> Any:
+                    return functional_call(module, numbers, inputs, named)
+
+                with autocast(weights.device, precision):
+                    return per_example(trainer.loss(model, piece), piece)
+
+            found, back = vjp(losses, *params)  # type: ignore[misc]
+            return found, *back(weights.to(found.dtype))
+
+        function: Callable[..., Any] = vmap(one, randomness="different") if stacked else one
+
+        def flat(*values: Tensor) -> Any:
+            count = len(names)
+            return function(list(values[:count]), list(values[count:-1]), values[-1])
+
+        try:
+            traced = make_fx(flat)(*params, *batch.values(), weights)
+        except TrainerError:
+            raise
+        except Exception as error:
+            raise TrainerError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        graph.shorten(traced.graph, [len(names) + i for i, name in enumerate(columns) if name in natural])
+        traced.recompile()
+        self._traced, self._count = traced, len(names)
+        self._gradients = traced.forward
+        self._descend: Callable[..., Tensor] | None = None
+
+    @property
+    def code(self) -> str:
+        """The step as Python code."""
+        return str(self._traced.code)
+
+    def gradients(self, params: Tensors, batch: Batch, weights: Tensor) -> tuple[Tensor, Tensors]:
+        """Losses, and the gradients in the order of `params`."""
+        with torch.no_grad():
+            losses, *grads = self._gradients(*params, *batch.values(), weights)
+        return losses, grads
+
+    def descend(self, params: Tensors, batch: Batch, weights: Tensor, rate: float) -> Tensor:
+        """params <- params - rate * gradients, in place; the losses before the step."""
+        if self._descend is None:
+            fused = torch.fx.GraphModule(self._traced, self._traced.graph.__deepcopy__({}))
+            graph.descend(fused.graph, self._count)
+            fused.recompile()
+            self._descend = fused.forward
+        with torch.no_grad():
+            return self._descend(*params, *batch.values(), weights, -rate)
