@@ -3,5 +3,6 @@
 from fedml_api.model.cnn import McMahanCNN, ReddiCNN
 from fedml_api.model.linear import LogisticRegression, TwoNN
 from fedml_api.model.model_spec import ModelSpec, models
+from fedml_api.model.recurrent import WordLSTM
 
-__all__ = ["LogisticRegression", "McMahanCNN", "ModelSpec", "ReddiCNN", "TwoNN", "models"]
+__all__ = ["LogisticRegression", "McMahanCNN", "ModelSpec", "ReddiCNN", "TwoNN", "WordLSTM", "models"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import yaml
@@ -31,7 +31,7 @@ class RunConfig:
 
     Args:
         name: first part of the run folder's name.
-        rounds, clients_per_round, seed, threads, device: as in `Experiment`.
+        rounds, clients_per_round, seed, threads, device, precision: as in `Experiment`.
         evaluate_every: rounds between evaluations; `checkpoint_every`: rounds between checkpoints.
         tensorboard: also write event files for TensorBoard into the run folder.
         data_folder: where data sets lie on disk; `runs_folder`: where run folders are made.
@@ -47,6 +47,7 @@ class RunConfig:
     seed: Annotated[int, Meta(ge=0)] = 0
     threads: AtLeastOne | None = None
     device: str = "cpu"
+    precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_every: AtLeastOne = 5
     checkpoint_every: AtLeastOne = 10
     tensorboard: bool = False
@@ -150,6 +151,7 @@ def prepare(config: RunConfig, problems: list[str]) -> Experiment:
         seed=config.seed,
         threads=config.threads or torch.get_num_threads(),
         device=config.device,
+        precision=config.precision,
         evaluate_every=config.evaluate_every,
         identity=identity(config),
         recipe={"model": to_plain(config.model), "shape": list(shape), "classes": data.classes, "seed": config.seed},

@@ -25,6 +25,7 @@ from fedml_core.tree import Tree
 
 log = logging.getLogger("fedml")
 Row = dict[str, Any]
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Experiment:
         algorithm: the server program; `engine`: what carries its cohorts out.
         rounds: rounds in all; `clients_per_round`: how many clients are sampled for each.
         seed: of every draw; `threads`: torch's threads (as they are, if None); `device`: where the tensors live.
+        precision: `bfloat16` computes losses and gradients of local training under `torch.autocast`; parameters stay float32.
         evaluate_every: rounds between evaluations on the global test set; the first state and the last are always evaluated.
         identity, recipe: see `Setup`.
     """
@@ -51,6 +53,7 @@ class Experiment:
     seed: int = 0
     threads: int | None = None
     device: str = "cpu"
+    precision: str = "float32"
     evaluate_every: int = 1
     identity: str = ""
     recipe: Tree = None
@@ -59,7 +62,8 @@ class Experiment:
         """What the engine gets to see: everything but the algorithm."""
         device = torch.device(self.device)
         module = copy.deepcopy(self.model).to(device)
-        return Setup(self.trainer, module, self.data.to(device), self.seed, device, self.identity, self.recipe)
+        data, precision = self.data.to(device), PRECISIONS.get(self.precision)
+        return Setup(self.trainer, module, data, self.seed, device, self.identity, self.recipe, precision, self.rounds)
 
     def work(self) -> bool:
         """Be a worker of this experiment, if that is what the engine has this process for; whether it was."""
@@ -78,6 +82,8 @@ class Experiment:
                 f"clients_per_round = {self.clients_per_round}: data set '{self.data.name}' has only {clients} clients; "
                 f"lower clients_per_round to at most {clients}, or spread the data over more clients"
             )
+        if self.precision not in PRECISIONS:
+            found.append(f"precision = '{self.precision}': must be one of {', '.join(PRECISIONS)}")
         return found + device_problems(self.device)
 
 
@@ -178,6 +184,7 @@ def simulate(
             started = time.perf_counter()
             cohort, state, metrics = _round(experiment, session, state, round)
             row = {"round": round + 1, "seconds": time.perf_counter() - started, **_train_row(cohort, metrics)}
+            row |= _changed(session, rows)
             last = round + 1 == experiment.rounds
             if last or (round + 1) % experiment.evaluate_every == 0:
                 row |= evaluate(state)
@@ -233,6 +240,15 @@ def _train_row(cohort: Cohort, metrics: dict[str, Mean]) -> Row:
     row |= {"missing": list(cohort.missing)} if cohort.missing else {}
     row |= {f"train_{name}": mean.value for name, mean in metrics.items() if mean.count}
     return row | ({"examples": int(metrics["loss"].count)} if "loss" in metrics else {})
+
+
+def _changed(session: Session, rows: Sequence[Row]) -> Row:
+    """How clients are carried out, if nothing or something else was noted of that before."""
+    before = next((row["executor"] for row in reversed(rows) if "executor" in row), session.how)
+    if before != session.how:
+        log.warning("this run was carried out as '%s' before, and goes on as '%s': it differs by rounding", before, session.how)
+    noted = any("executor" in row for row in rows)
+    return {"executor": session.how} if session.how and (before != session.how or not noted) else {}
 
 
 def _check(row: Row) -> None:

@@ -1,11 +1,16 @@
-"""The standalone engine: clients are carried out in this process."""
+"""The standalone engine: clients are carried out on this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Annotated, Literal
 
-from fedml_core.federation import ClientRunner, ClientValues, Cohort, Engine, Reply, Session, Setup, Task, engines
+from msgspec import Meta
+
+from fedml_api.standalone.auto import Choice, choose
+from fedml_api.standalone.executor import Executor, Work, log
+from fedml_core.federation import Aggregator, ClientValues, Cohort, Engine, Folded, Reply, Session, Setup, Task, engines
 from fedml_core.settings import settings
 from fedml_core.tree import Tree
 
@@ -13,25 +18,55 @@ from fedml_core.tree import Tree
 @engines.register("standalone")
 @settings
 class Standalone(Engine):
-    """All clients in this process, one after the other: the reference that every other engine has to match."""
+    """All clients on this machine.
+
+    Args:
+        executor: `sequential`: one client after the other, the reference that every other engine matches bit for bit; `traced`: the
+            same with the training step as straight-line code; `stacked`: many clients as one computation; `auto`: what suits the
+            model, see docs/performance.md. They differ by rounding.
+        block: clients per stack; chosen by the size of the model if not given.
+        processes: worker processes, each with one thread; chosen by the amount of work if not given, 1 for none.
+    """
+
+    executor: Literal["auto", "sequential", "traced", "stacked"] = "auto"
+    block: Annotated[int, Meta(ge=1)] | None = None
+    processes: Annotated[int, Meta(ge=1)] | None = None
 
     @contextmanager
     def open(self, setup: Setup) -> Iterator[Session]:
-        yield SequentialSession(setup)
+        session = StandaloneSession(setup, lambda work: choose(setup, work, self.executor, self.block, self.processes))
+        try:
+            yield session
+        finally:
+            session.close()
 
 
-class SequentialSession(Session):
-    """Clients take turns in one workspace. Their data is a view of the shared columns, their private state stays here."""
+class StandaloneSession(Session):
+    """Clients' data is a view of the shared columns, their private state stays here. The executor is chosen at the first task."""
 
-    def __init__(self, setup: Setup) -> None:
-        self.runner = ClientRunner(setup)
+    def __init__(self, setup: Setup, choose: Callable[[Work], Choice]) -> None:
+        self.setup, self._choose = setup, choose
         self.states: dict[str, Tree] = {}
+        self._executor: Executor | None = None
+        self._empty: set[str] = set()
+
+    def executor(self, work: Work) -> Executor:
+        """What carries this work out."""
+        if self._executor is None:
+            choice = self._choose(work)
+            self.how = str(choice)
+            log.info("executor: %s", choice)
+            self._executor = choice.start(self.setup)
+        if new := {id for id in work.clients if id not in self._empty and not len(self.setup.data.train(id))}:
+            self._empty |= new
+            log.warning("without training examples, and hence without weight: client %s", ", ".join(sorted(new)))
+        return self._executor
 
     def population(self) -> Sequence[str]:
-        return self.runner.setup.data.client_ids
+        return self.setup.data.client_ids
 
     def cohort(self, round: int, clients: Sequence[str]) -> Cohort:
-        return SequentialCohort(self, round, clients)
+        return StandaloneCohort(self, round, clients)
 
     def save(self) -> Tree:
         return self.states
@@ -39,25 +74,32 @@ class SequentialSession(Session):
     def restore(self, saved: Tree) -> None:
         self.states = dict(saved)
 
+    def close(self) -> None:
+        if self._executor is not None:
+            self._executor.close()
 
-class SequentialCohort(Cohort):
-    def __init__(self, session: SequentialSession, round: int, clients: Sequence[str]) -> None:
+
+class StandaloneCohort(Cohort):
+    def __init__(self, session: StandaloneSession, round: int, clients: Sequence[str]) -> None:
         self.session, self.round, self.clients = session, round, clients
 
     def map(self, task: Task, shared: Tree, own: Mapping[str, Tree] | None = None) -> ClientValues:
-        return SequentialValues(self, task, shared, own or {})
+        return StandaloneValues(self.session, Work(self.round, task, shared, self.clients, own or {}, self.session.states))
 
 
-class SequentialValues(ClientValues):
-    def __init__(self, cohort: SequentialCohort, task: Task, shared: Tree, own: Mapping[str, Tree]) -> None:
-        self.cohort, self.task, self.shared, self.own = cohort, task, shared, own
+class StandaloneValues(ClientValues):
+    def __init__(self, session: StandaloneSession, work: Work) -> None:
+        self.session, self.work = session, work
 
     def __iter__(self) -> Iterator[tuple[str, Reply]]:
         self.ask_once()
-        session = self.cohort.session
-        for id in self.cohort.clients:
-            state = session.states.get(id)
-            reply = session.runner(id, self.cohort.round, self.task, self.shared, self.own.get(id), state)
+        for id, reply in self.session.executor(self.work).replies(self.work):
             if reply.state is not None:
-                session.states[id] = reply.state
+                self.session.states[id] = reply.state
             yield id, reply
+
+    def fold(self, aggregator: Aggregator) -> Folded:
+        self.ask_once()
+        total, states = self.session.executor(self.work).fold(self.work, aggregator)
+        self.session.states.update(states)
+        return aggregator.finish(total)

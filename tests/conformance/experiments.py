@@ -18,10 +18,10 @@ LOCAL = LocalSGD(lr=0.1, batch_size=5, momentum=0.5, clip=2.0)
 ALGORITHMS = {"fedavg": lambda: algorithms["fedavg"](LOCAL)}
 
 
-def experiment(algorithm: str, engine: Engine, **settings: object) -> Experiment:
+def experiment(algorithm: str, engine: Engine, dropout: float = 0.3, **settings: object) -> Experiment:
     """Three rounds over clients of different sizes; dropout, so that a client's random stream matters."""
     torch.manual_seed(7)
-    layers = [torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Dropout(0.3), torch.nn.Linear(8, 3)]
+    layers = [torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Dropout(dropout), torch.nn.Linear(8, 3)]
     defaults = {"rounds": 3, "clients_per_round": 5, "seed": 5, "threads": 1}
     return Experiment(
         model=torch.nn.Sequential(*layers), data=blobs(8), algorithm=ALGORITHMS[algorithm](), engine=engine, **(defaults | settings)

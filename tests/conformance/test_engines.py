@@ -24,14 +24,21 @@ from tests.brokers import Mosquitto, free_port
 from tests.conformance.experiments import ALGORITHMS, experiment
 from tests.mpi import mpi_or_skip
 
-IN_PROCESS = {"standalone": Standalone(), "loopback": Loopback(workers=3)}
+SEQUENTIAL = Standalone(executor="sequential", processes=1)
+IN_PROCESS = {"standalone": SEQUENTIAL, "loopback": Loopback(workers=3)}
+EXECUTORS = {
+    "traced": Standalone(executor="traced", processes=1),
+    "stacked": Standalone(executor="stacked", block=3, processes=1),
+    "processes": Standalone(executor="sequential", processes=2),
+    "stacked in processes": Standalone(executor="stacked", block=3, processes=2),
+}
 ELSEWHERE = {"mpi", "edge"}
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def reference():
-    return {name: simulate(experiment(name, Standalone())) for name in ALGORITHMS}
+    return {name: simulate(experiment(name, SEQUENTIAL)) for name in ALGORITHMS}
 
 
 def test_everything_registered_is_tested():
@@ -84,6 +91,16 @@ def test_folding_on_workers_differs_by_rounding_only(reference, algorithm):
     assert max(part.abs().max().item() for part in tree.tensors(difference)) < 1e-6
     again = simulate(experiment(algorithm, Loopback(workers=3, fold_on_workers=True)))
     assert again.sha256 == folded.sha256
+
+
+@pytest.mark.parametrize("executor", sorted(EXECUTORS))
+@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+def test_executors_differ_by_rounding_only(algorithm, executor):
+    """Without dropout, whose masks a stack draws together."""
+    one, other = (simulate(experiment(algorithm, engine, dropout=0.0, rounds=5)) for engine in (SEQUENTIAL, EXECUTORS[executor]))
+    difference = tree.sub(one.model, other.model)
+    assert max(part.abs().max().item() for part in tree.tensors(difference)) < 1e-5
+    assert one.history[-1]["examples"] == other.history[-1]["examples"]
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))

@@ -223,7 +223,7 @@ def test_bad_configuration_as_a_process(here):
         [sys.executable, "-m", "fedml_api.cli", "run", "small.yaml", "model=cnm"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr == "error: model: unknown model 'cnm': did you mean 'cnn'? Allowed: 2nn, cnn, cnn_mcmahan, lr\n"
+    assert done.stderr == "error: model: unknown model 'cnm': did you mean 'cnn'? Allowed: 2nn, cnn, cnn_mcmahan, lr, lstm_words\n"
 
 
 def test_help_answers_within_a_second():

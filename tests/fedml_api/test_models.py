@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedml_api.model import LogisticRegression, McMahanCNN, ReddiCNN, TwoNN, models
+from fedml_api.model import LogisticRegression, McMahanCNN, ReddiCNN, TwoNN, WordLSTM, models
 from fedml_core.errors import ConfigError
 
 MNIST = (1, 28, 28)
@@ -11,7 +11,7 @@ SHAPES = [MNIST, (3, 32, 32), (1, 8, 8), (1, 6, 6), (3, 4, 5), (2, 3, 40), (60,)
 
 
 def test_models_are_registered():
-    assert list(models) == ["2nn", "cnn", "cnn_mcmahan", "lr"]
+    assert list(models) == ["2nn", "cnn", "cnn_mcmahan", "lr", "lstm_words"]
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,14 @@ def test_models_are_registered():
 )
 def test_parameter_counts_are_those_of_the_papers(spec, classes, parameters):
     assert sum(p.numel() for p in spec.build(MNIST, classes).parameters()) == parameters
+
+
+def test_the_language_model_has_the_papers_parameters():
+    network = WordLSTM().build((20,), 10_004)
+    # 10004 x 96 + (4 x 670 x (96 + 670) + 4 x 670) + (670 x 96 + 96) + (96 x 10004 + 10004): Reddi et al., ICLR 2021, app. C
+    assert sum(p.numel() for p in network.parameters() if p.requires_grad) == 4_050_748
+    assert network(torch.zeros(2, 20, dtype=torch.int64)).shape == (2, 20, 10_004)
+    assert not network.lstm.bias_hh_l0.any()
 
 
 def naive(name, p, x):
@@ -45,7 +53,7 @@ def naive(name, p, x):
 
 
 @pytest.mark.parametrize("shape", [MNIST, (3, 9, 12)])
-@pytest.mark.parametrize("name", models)
+@pytest.mark.parametrize("name", ["2nn", "cnn", "cnn_mcmahan", "lr"])
 def test_networks_compute_what_their_papers_describe(name, shape):
     torch.manual_seed(0)
     network = models[name]().build(shape, 10).eval()
@@ -54,7 +62,9 @@ def test_networks_compute_what_their_papers_describe(name, shape):
 
 
 def test_only_reddis_cnn_drops_out():
-    rates = {name: [m.p for m in models[name]().build(MNIST, 10) if isinstance(m, nn.Dropout)] for name in models}
+    rates = {
+        name: [m.p for m in models[name]().build(MNIST, 10) if isinstance(m, nn.Dropout)] for name in models if name != "lstm_words"
+    }
     assert rates == {"2nn": [], "cnn": [0.25, 0.5], "cnn_mcmahan": [], "lr": []}
 
 
@@ -63,7 +73,9 @@ def test_only_reddis_cnn_drops_out():
 def test_a_network_fits_exactly_the_shapes_it_says(name, shape):
     spec = models[name]()
     if spec.fits(shape):
-        assert spec.build(shape, 7)(torch.randn(2, *shape)).shape == (2, 7)
+        words = name == "lstm_words"
+        x = torch.zeros(2, *shape, dtype=torch.int64) if words else torch.randn(2, *shape)
+        assert spec.build(shape, 7)(x).shape == ((2, *shape, 7) if words else (2, 7))
         return
     with pytest.raises(ConfigError) as caught:
         spec.build(shape, 7)
@@ -78,7 +90,7 @@ def test_which_networks_fit_small_inputs():
         (1, 6, 6): ["2nn", "cnn", "cnn_mcmahan", "lr"],
         (3, 4, 5): ["2nn", "cnn_mcmahan", "lr"],
         (2, 3, 40): ["2nn", "lr"],
-        (60,): ["2nn", "lr"],
+        (60,): ["2nn", "lr", "lstm_words"],
         (1, 6, 5): ["2nn", "cnn_mcmahan", "lr"],
     }
     assert not any(spec.fits(()) for spec in models.values())

@@ -1,0 +1,112 @@
+"""Which executor suits a task: the rule that docs/performance.md explains."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from torch import nn
+
+from fedml_api.standalone.executor import Executor, Sequential, Work
+from fedml_api.standalone.processes import Processes, can_fork
+from fedml_api.standalone.stacked import Stacked
+from fedml_api.standalone.traced import Traced
+from fedml_core import tree
+from fedml_core.errors import CommunicationError
+from fedml_core.federation import Client, LocalUpdate, Setup, describe, model_of
+
+STACK_BYTES = 8 << 20
+LARGEST_BLOCK = 128
+FEW_SECONDS = 2.0
+SHORT_ROUND = 0.004
+PER_STEP = 2e-4
+FLOPS = 3e10
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An executor, clients per block where it stacks, and worker processes."""
+
+    executor: str
+    block: int
+    processes: int
+
+    def start(self, setup: Setup) -> Executor:
+        return Processes(self.processes, lambda: self._here(setup), setup) if self.processes > 1 else self._here(setup)
+
+    def _here(self, setup: Setup) -> Executor:
+        match self.executor:
+            case "stacked":
+                return Stacked(setup, self.block)
+            case "traced":
+                return Traced(setup)
+            case _:
+                return Sequential(setup)
+
+    def __str__(self) -> str:
+        block = f", blocks of {self.block}" if self.executor == "stacked" else ""
+        processes = f", {self.processes} processes of 1 thread" if self.processes > 1 else ""
+        return f"{self.executor}{block}{processes}"
+
+
+def choose(setup: Setup, work: Work, executor: str, block: int | None, processes: int | None) -> Choice:
+    """What was asked for, and for the rest what suits the model and the amount of work.
+
+    The rule looks at the model, the task, the sizes of the clients, the number of rounds and the machine, never at a clock: a run
+    that is resumed chooses the same.
+    """
+    bytes_of_model = sum(part.nbytes for part in tree.tensors(model_of(work.shared)))
+    steps, rows = _amount(setup, work)
+    seconds = steps * PER_STEP + rows * 6 * bytes_of_model / 4 / FLOPS
+    if block is None:
+        block = max(1, min(LARGEST_BLOCK, STACK_BYTES // max(1, bytes_of_model)))
+    if executor == "auto":
+        executor = _suited(setup, work, block) if seconds * setup.rounds > FEW_SECONDS else "sequential"
+    if processes is None:
+        processes = _processes(setup, work) if seconds * setup.rounds > FEW_SECONDS and seconds > SHORT_ROUND else 1
+    if executor == "stacked":
+        block = max(1, min(block, -(-len(work.clients) // processes)))
+    return Choice(executor, block, processes)
+
+
+def _suited(setup: Setup, work: Work, block: int) -> str:
+    if not isinstance(work.task, LocalUpdate):
+        return "sequential"
+    convolves = any(isinstance(part, nn.modules.conv._ConvNd) for part in setup.module.modules())
+    recurs = any(isinstance(part, nn.RNNBase) for part in setup.module.modules())
+    if recurs:
+        return "sequential"
+    if setup.device.type == "cpu" and (convolves or block < 3):
+        return "traced"
+    return "stacked" if len(work.clients) > 1 else "traced"
+
+
+def _processes(setup: Setup, work: Work) -> int:
+    if setup.device.type != "cpu" or not can_fork():
+        return 1
+    try:
+        describe(work.task)
+    except CommunicationError:
+        return 1
+    return max(1, min(cores(), len(work.clients)))
+
+
+def cores() -> int:
+    """The cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _amount(setup: Setup, work: Work) -> tuple[float, float]:
+    """Expected steps and visited rows of a round, from the first clients of the population."""
+    sample = list(setup.data.client_ids[:50]) or list(work.clients[:50])
+    if isinstance(work.task, LocalUpdate):
+        workspace: object = None
+        visits = [
+            work.task.visits(Client(id, 0, setup.seed, setup.data.train(id), setup.data.test(id), setup.trainer, workspace))  # type: ignore[arg-type]
+            for id in sample
+        ]
+        steps, rows = sum(len(one.lengths) for one in visits), sum(len(one.order) for one in visits)
+    else:
+        steps, rows = len(sample), sum(len(setup.data.train(id)) for id in sample)
+    share = len(work.clients) / len(sample)
+    return steps * share, rows * share

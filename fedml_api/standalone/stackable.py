@@ -1,0 +1,125 @@
+"""Whether a task can be carried out in traced or stacked steps: tried out on a few rows, before any client trains."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedml_api.standalone.executor import Work
+from fedml_core import tree
+from fedml_core.errors import TrainerError
+from fedml_core.federation import ClientRunner, LocalUpdate, Setup, model_of
+from fedml_core.trainer import LocalContext
+from fedml_core.trainer.traced import TracedStep
+from fedml_core.trainer.transforms import Tensors
+
+RANDOM = ("bernoulli", "rand", "dropout", "keep_with_probability", "normal", "uniform")
+
+
+def reason_against(setup: Setup, work: Work, stacked: bool) -> str | None:
+    """Why this work cannot be traced (or stacked), in words for the log; None if it can.
+
+    Tracing fixes whatever the trainer's Python code decides, and stacking asks more of every operation. So both are tried: two
+    clients with different parameters, one row of padding, compared with the gradients of each client by itself.
+    """
+    task, trainer = work.task, setup.trainer
+    if not isinstance(task, LocalUpdate) or type(task).__call__ is not LocalUpdate.__call__:
+        return f"{type(task).__name__} is not a local update made of begin, step and end"
+    if trainer.imperative:
+        return f"{type(trainer).__name__} has a training loop of its own; write loss() instead of train()"
+    for name, module in setup.module.named_modules():
+        if isinstance(module, _BatchNorm):
+            return f"layer '{name}' is batch normalisation, which makes examples depend on each other; use group normalisation"
+    client = next((id for id in work.clients if len(setup.data.train(id))), None)
+    if client is None:
+        return "no client of the round has examples"
+    try:
+        return _trial(setup, work, task, client, stacked)
+    except TrainerError as error:
+        return f"the training step cannot be traced: {error}"
+
+
+def _trial(setup: Setup, work: Work, task: LocalUpdate, client: str, stacked: bool) -> str | None:
+    workspace = ClientRunner(replace(setup, precision=None)).workspace
+    trainer, module = setup.trainer, workspace.load(model_of(work.shared))
+    examples = setup.data.train(client)
+    count = min(3, len(examples))
+    rows = torch.arange(count, device=setup.device)
+    alone = [examples.take(rows), examples.take(rows.flip(0))][: 1 + stacked]
+    start = tree.tensors(model_of(work.shared).params)
+    models = [start, [part + 0.01 * part.abs().mean() for part in start]][: 1 + stacked]
+    weights = torch.full((count,), 1 / count, device=setup.device)
+    if stacked:
+        batch = {name: torch.stack([_padded(one[name]) for one in alone]) for name in alone[0]}
+        weights = torch.cat([weights, weights.new_zeros(1)]).expand(2, -1).contiguous()
+        params = [torch.stack(parts) for parts in zip(*models, strict=True)]
+    else:
+        batch, params = alone[0], tree.tensors(workspace.view.params)
+    buffers = [buffer.clone() for buffer in module.buffers()]
+    module.train()
+    drawn = _draws()
+    step = TracedStep(trainer, module, params, batch, weights, stacked)
+    again = TracedStep(trainer, module, params, batch, weights, stacked)
+    if step.code != again.code or drawn != _draws():
+        return "the model's code decides anew in every step (it draws from Python's or NumPy's generator, or counts), a trace once"
+    if not all(torch.equal(old, new) for old, new in zip(buffers, module.buffers(), strict=True)):
+        return "the model changes its buffers in training"
+    if any(word in step.code for word in RANDOM):
+        module.eval()
+        step = TracedStep(trainer, module, params, batch, weights, stacked)
+    _, grads = step.gradients(params, batch, weights)
+    for k, (piece, model) in enumerate(zip(alone, models, strict=True)):
+        tree.copy_(tree.tensors(workspace.view.params), model)
+        _, wanted = workspace.gradients(trainer, piece)
+        if not _close([part[k] for part in grads] if stacked else grads, wanted):
+            return "its gradients are not those of each client by itself: some operation mixes clients or examples"
+    module.train()
+    if stacked and task.plain_rate(work.round) is None and not _steps_alike(work, task, params, grads, start):
+        return f"{type(task).__name__} or one of its transforms looks at stacked clients as one; use LocalContext.norm and scale_"
+    return None
+
+
+def _draws() -> object:
+    """Where the generators stand that Python code may draw from."""
+    return random.getstate(), repr(np.random.get_state())  # noqa: NPY002 (to see whether it is used)
+
+
+def _padded(column: Tensor) -> Tensor:
+    return torch.cat([column, column[:1]])
+
+
+def _steps_alike(work: Work, task: LocalUpdate, params: Tensors, grads: Tensors, anchor: Tensors) -> bool:
+    """Whether two steps of the stack leave each client's parameters where two steps of its own do."""
+
+    def run(start: Tensors, along: Tensors, context: LocalContext) -> Tensors:
+        at = tree.clone(start)
+        carry = task.begin(at, context)
+        for _ in range(2):
+            carry = task.step(carry, at, tree.clone(along), context)
+        return tree.sub(at, start)  # type: ignore[no-any-return]
+
+    ids = [work.clients[0]] * 2
+    grads = [torch.stack([grad[0], 3 * grad[1]]) for grad in grads]
+    together = run(params, grads, LocalContext(anchor, work.shared, own_of(work, ids), work.round, stacked=True))
+    for k, id in enumerate(ids):
+        context = LocalContext(anchor, work.shared, work.own.get(id), work.round)
+        if not _close([part[k] for part in together], run([p[k] for p in params], [g[k] for g in grads], context)):
+            return False
+    return True
+
+
+def own_of(work: Work, clients: list[str]) -> tree.Tree:
+    """The parts of these clients stacked, or None if they have none."""
+    parts = [work.own.get(id) for id in clients]
+    if any(part is None for part in parts):
+        return None
+    return tree.map_tensors(lambda *tensors: torch.stack(tensors), *parts)
+
+
+def _close(found: Tensors, wanted: Tensors) -> bool:
+    return all(float((a - b).norm()) <= 1e-3 * float(b.norm()) + 1e-6 for a, b in zip(found, wanted, strict=True))

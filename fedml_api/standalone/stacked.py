@@ -1,0 +1,221 @@
+"""The stacked executor: a block of clients trains as one computation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedml_api.standalone.executor import Executor, Sequential, States, Work, log
+from fedml_api.standalone.stackable import own_of, reason_against
+from fedml_core import rng, tree
+from fedml_core.federation import Aggregator, Client, LocalUpdate, Replies, Reply, Setup, Visits, model_of
+from fedml_core.trainer import Batch, Examples, LocalContext, ModelState
+from fedml_core.trainer.traced import TracedStep
+from fedml_core.trainer.transforms import Tensors
+from fedml_core.tree import Tree
+
+
+class Stacked(Executor):
+    """Clients in blocks: parameters `[clients, ...]`, one batch of each client per step, one gradient computation for all.
+
+    A block holds clients with about equally many steps, those with the most first. A batch that is shorter than its neighbours is
+    filled up with rows of weight 0. Clients that are through leave the block, which goes on with those before them. Batches are
+    drawn as in the sequential executor, so that results differ by rounding only; dropout masks are drawn for the block as a whole.
+    What cannot be stacked is carried out sequentially, and the log says why.
+
+    Args:
+        block: the most clients in a block; those of a round are spread evenly over as many blocks as that takes.
+    """
+
+    def __init__(self, setup: Setup, block: int) -> None:
+        self.setup, self.block = setup, block
+        self.sequential = Sequential(setup)
+        self.verdicts: dict[str, bool] = {}
+        self._steps: dict[object, TracedStep] = {}
+        self._memory: dict[int, Tensors] = {}
+        self._rows: dict[object, Tensor] = {}
+        self._natural: tuple[object, frozenset[str]] = (None, frozenset())
+
+    def suits(self, work: Work) -> bool:
+        """Whether this work can be stacked; found out once for every task."""
+        kind = repr(work.task)
+        if kind not in self.verdicts:
+            reason = reason_against(self.setup, work, stacked=True)
+            self.verdicts[kind] = reason is None
+            if reason:
+                log.warning("clients are not stacked but carried out one by one: %s", reason)
+        return self.verdicts[kind]
+
+    def replies(self, work: Work) -> Iterator[tuple[str, Reply]]:
+        if not self.suits(work):
+            yield from self.sequential.replies(work)
+            return
+        found = {id: reply for replies in self._stacks(work) for id, reply in replies.apart()}
+        yield from ((id, found.pop(id)) for id in work.clients)
+
+    def fold(self, work: Work, aggregator: Aggregator) -> tuple[Tree, States]:
+        if not self.suits(work):
+            return self.sequential.fold(work, aggregator)
+        total = aggregator.zero()
+        for replies in self._stacks(work):
+            total = aggregator.add_stack(total, replies)
+        return total, {}
+
+    def _stacks(self, work: Work) -> Iterator[Replies]:
+        """The replies of all clients, those that are through at the same time in one stack."""
+        run, task = self.sequential.run, work.task
+        assert isinstance(task, LocalUpdate)
+        courses = [(client, task.visits(client)) for client in (run.client(id, work.round) for id in work.clients)]
+        # The sort is stable: clients with equal courses keep the order of the cohort.
+        courses.sort(key=lambda course: (-len(course[1].lengths), -len(course[1].order)))
+        run.workspace.load(model_of(work.shared)).train()
+        for part in np.array_split(np.arange(len(courses)), -(-len(courses) // self.block)):
+            if len(part):
+                yield from self._train(work, task, Feed([courses[i] for i in part], self.setup.device))
+
+    def _train(self, work: Work, task: LocalUpdate, feed: Feed) -> Iterator[Replies]:
+        """Train one block; the replies of those who leave it, when they do.
+
+        A step with a rate and nothing else leaves clients without gradients where they are, so all may leave together at the end.
+        """
+        start, ids = model_of(work.shared), [client.id for client in feed.clients]
+        rng.seed_torch(self.setup.seed, "train", work.round, ids[0], device=self.setup.device)
+        params = self._copies(start, len(ids))
+        plain, anchor = task.plain_rate(work.round), tree.tensors(start.params)
+
+        def about(clients: list[str]) -> LocalContext:
+            return LocalContext(anchor, work.shared, own_of(work, clients), work.round, stacked=True)
+
+        def leave(first: int, last: int) -> Replies:
+            trained = ModelState(
+                dict(zip(start.params, (part[first:last] for part in params), strict=True)),
+                {name: buffer.expand(last - first, *buffer.shape) for name, buffer in start.buffers.items()},
+            )
+            if type(task).end is LocalUpdate.end:
+                torch._foreach_sub_(list(trained.params.values()), anchor)
+                value: Tree = ModelState(trained.params, tree.zeros_like(trained.buffers))
+            else:
+                rest = tree.map_tensors(lambda part: part[first:last], carry)
+                value = task.end(trained, start, rest, about(ids[first:last]))
+            return Replies(ids[first:last], value, feed.sizes[first:last], {"loss": feed.means(first, last)})
+
+        context, active, natural = about(ids), len(ids), self._no_negatives(feed)
+        carry = task.begin(params, context)
+        for count, begin, end in feed.stages():
+            part, losses, since = [param[:count] for param in params], [], begin
+            for index in range(begin, end):
+                if plain is None and (going := feed.going[index]) < active:
+                    feed.saw(since, count, losses)
+                    yield leave(going, active)
+                    losses, since = [], index
+                    carry, context = tree.map_tensors(lambda rows, n=going: rows[:n], carry), about(ids[:going])
+                    active = going
+                batch, weights = feed.batch(index, count, self._rows)
+                step = self._step(part, batch, weights, natural)
+                if plain is not None:
+                    losses.append(step.descend(part, batch, weights, plain))
+                else:
+                    loss, grads = step.gradients(part, batch, weights)
+                    carry = task.step(carry, [param[:active] for param in part], [grad[:active] for grad in grads], context)
+                    losses.append(loss)
+            feed.saw(since, count, losses)
+        yield leave(0, active)
+
+    def _copies(self, start: ModelState, count: int) -> Tensors:
+        """The server's parameters `count` times, in memory that the next block of this size will use again."""
+        parts = tree.tensors(start.params)
+        if count not in self._memory:
+            self._memory[count] = [part.new_empty((count, *part.shape)) for part in parts]
+        torch._foreach_copy_(self._memory[count], [part.expand(count, *part.shape) for part in parts])
+        return self._memory[count]
+
+    def _no_negatives(self, feed: Feed) -> frozenset[str]:
+        """The columns without negative numbers, as far as that is known of all that will ever come: of columns that all share."""
+        if not feed.shared:
+            return frozenset()
+        if self._natural[0] is not feed.columns:
+            self._natural = feed.columns, Examples.natural(feed.columns)
+        return self._natural[1]
+
+    def _step(self, params: Tensors, batch: Batch, weights: Tensor, natural: frozenset[str]) -> TracedStep:
+        key = (natural, *(part.shape for part in batch.values()))
+        if key not in self._steps:
+            setup, module = self.setup, self.sequential.run.workspace.module
+            self._steps[key] = TracedStep(setup.trainer, module, params, batch, weights, True, setup.precision, natural)
+        return self._steps[key]
+
+
+class Feed:
+    """The batches of a block, step by step, and what was lost on them.
+
+    Args:
+        courses: clients and what they visit, those with the most steps first.
+    """
+
+    def __init__(self, courses: list[tuple[Client, Visits]], device: torch.device) -> None:
+        self.clients = [client for client, _ in courses]
+        self.steps = [len(visits.lengths) for _, visits in courses]
+        self.going = [sum(steps > step for steps in self.steps) for step in range(max(self.steps))]
+        self.sizes = [float(len(client.train)) for client in self.clients]
+        examples = [client.train for client in self.clients]
+        first = examples[0].columns
+        orders = [visits.order.to(device) for _, visits in courses]
+        self.shared = all(one.index is not None and one.columns[name] is first[name] for one in examples for name in first)
+        if self.shared:
+            self.columns = first
+            found = torch.cat([one.index.index_select(0, order) for one, order in zip(examples, orders, strict=True)]).cpu()
+        else:
+            taken = [one.take(order) for one, order in zip(examples, orders, strict=True)]
+            self.columns = {name: torch.cat([batch[name] for batch in taken]) for name in first}
+            found = torch.arange(sum(map(len, orders)))
+        # Where each visited row goes: [step, client, place in the batch].
+        lengths = [np.asarray(visits.lengths, dtype=np.int64) for _, visits in courses]
+        all_lengths = np.concatenate(lengths)
+        step = np.repeat(np.concatenate([np.arange(len(one)) for one in lengths]), all_lengths)
+        client = np.repeat(np.arange(len(courses)), [one.sum() for one in lengths])
+        place = np.arange(len(step)) - np.repeat(np.cumsum(all_lengths) - all_lengths, all_lengths)
+        shape = (max(self.steps), len(courses), int(all_lengths.max(initial=1)))
+        rows, weights = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
+        rows[step, client, place] = found.numpy()
+        weights[step, client, place] = np.repeat(1 / np.maximum(all_lengths, 1), all_lengths)
+        self.rows, self.weights = torch.from_numpy(rows).to(device), torch.from_numpy(weights).to(device)
+        self.total = torch.zeros(len(courses), dtype=torch.float64, device=device)
+        self.count = torch.tensor([float(len(order)) for order in orders], dtype=torch.float64)
+
+    def stages(self) -> Iterator[tuple[int, int, int]]:
+        """(clients, first step, last step + 1): how many to compute for, and for how long. Few sizes, because each is traced."""
+        grain = -(-len(self.steps) // 4)
+        going = [-(-count // grain) * grain for count in self.going]
+        begin = 0
+        for step in range(1, len(going) + 1):
+            if step == len(going) or going[step] < going[begin]:
+                yield min(going[begin], len(self.steps)), begin, step
+                begin = step
+
+    def batch(self, step: int, count: int, memory: dict[object, Tensor]) -> tuple[Batch, Tensor]:
+        """One batch for each of the first `count` clients: columns `[count, b, ...]`, weights `[count, b]`.
+
+        The columns lie in `memory`, which the next batch overwrites.
+        """
+        rows = self.rows[step, :count]
+        flat, batch = rows.flatten(), {}
+        for name, column in self.columns.items():
+            key = (name, len(flat))
+            if key not in memory:
+                memory[key] = column.new_empty((len(flat), *column.shape[1:]))
+            batch[name] = torch.index_select(column, 0, flat, out=memory[key]).view(*rows.shape, *column.shape[1:])
+        return batch, self.weights[step, :count]
+
+    def saw(self, begin: int, count: int, losses: list[Tensor]) -> None:
+        """Note the losses `[count, b]` of consecutive steps from `begin`."""
+        if not losses:
+            return
+        real = self.weights[begin : begin + len(losses), :count] > 0
+        self.total[:count] += torch.where(real, torch.stack(losses), 0.0).sum((0, 2), dtype=torch.float64)
+
+    def means(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Totals and counts of the losses of these clients."""
+        return self.total[first:last].cpu(), self.count[first:last]
