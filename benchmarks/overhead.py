@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from fedml_api.algorithms import FedAvg
@@ -27,7 +26,7 @@ from fedml_api.data import FederatedDataset
 from fedml_api.model import LogisticRegression, ReddiCNN
 from fedml_api.standalone import Standalone
 from fedml_core.federation import LocalSGD, Setup
-from fedml_core.trainer import Classifier, Examples, ModelState
+from fedml_core.trainer import Classifier, Examples, ModelState, ModelTrainer
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,9 @@ class Workload:
     goal: float
 
 
-def naive_round(model: nn.Module, data: list[tuple[torch.Tensor, torch.Tensor]], batch: int, lr: float) -> None:
+def naive_round(
+    model: nn.Module, data: list[tuple[torch.Tensor, torch.Tensor]], batch: int, lr: float, trainer: ModelTrainer
+) -> None:
     """One round of FedAvg by hand; the model is updated in place."""
     states = []
     for x, y in data:
@@ -54,7 +55,7 @@ def naive_round(model: nn.Module, data: list[tuple[torch.Tensor, torch.Tensor]],
         for start in range(0, len(x), batch):
             rows = order[start : start + batch]
             optimizer.zero_grad()
-            loss = F.cross_entropy(local(x[rows]), y[rows])
+            loss = trainer.loss(local, {"x": x[rows], "y": y[rows]}).mean()
             loss.backward()
             optimizer.step()
         states.append(local.state_dict())
@@ -77,7 +78,9 @@ def measure(work: Workload) -> dict[str, object]:
     # By hand one leaves the weights as torch makes them; the layout of the library's CNN is part of what is compared.
     naive_model = copy.deepcopy(work.model).to(memory_format=torch.contiguous_format)
     algorithm = FedAvg(local=LocalSGD(lr=0.05, batch_size=work.batch))
-    with Standalone().open(Setup(Classifier(), work.model, data, 0, torch.device("cpu"))) as session:
+    with Standalone(executor="sequential", processes=1).open(
+        Setup(Classifier(), work.model, data, 0, torch.device("cpu"))
+    ) as session:
         state = algorithm.init(ModelState.of(copy.deepcopy(work.model)))
 
         def ours(round: int) -> None:
@@ -85,7 +88,7 @@ def measure(work: Workload) -> dict[str, object]:
             state, _ = algorithm.round(state, session.cohort(round, data.client_ids))
 
         def naive(round: int) -> None:
-            naive_round(naive_model, by_hand, work.batch, 0.05)
+            naive_round(naive_model, by_hand, work.batch, 0.05, Classifier())
 
         times: dict[Callable[[int], None], list[float]] = {ours: [], naive: []}
         for round in range(work.rounds + 2):

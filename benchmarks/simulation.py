@@ -1,0 +1,205 @@
+"""Seconds per round of the standalone engine beside hand-written PyTorch, on the workloads of docs/performance.md.
+
+    python -m benchmarks.simulation                       # the table, our executor chosen by `auto`
+    python -m benchmarks.simulation W3 executor=stacked   # one workload, with settings of the engine
+
+All contestants train on the same synthetic arrays, one local epoch of plain SGD; rounds alternate between them in one process, and
+medians of at least 7 are compared. *naive* is what one writes by hand: a copy of the model per client, torch's SGD, the weighted
+mean of state dicts. *lean* is the same without copies, optimizer and state dicts. Both use one thread, ours all cores.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.overhead import naive_round
+from fedml_api.algorithms import FedAvg
+from fedml_api.data import FederatedDataset
+from fedml_api.model import LogisticRegression, ReddiCNN, TwoNN, WordLSTM
+from fedml_api.standalone import Standalone
+from fedml_core.federation import LocalSGD, Setup
+from fedml_core.trainer import Classifier, Examples, ModelState, ModelTrainer, NextToken
+
+Data = list[tuple[torch.Tensor, torch.Tensor]]
+LR = 0.05
+
+
+@dataclass(frozen=True)
+class Workload:
+    """FedAvg of `model` over clients of `sizes` examples, one epoch in batches of `batch`; `goals` are ratios to naive."""
+
+    name: str
+    title: str
+    model: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    classes: int
+    sizes: tuple[int, ...]
+    batch: int
+    rounds: int
+    goal: float
+    goal_bf16: float | None = None
+    trainer: ModelTrainer = field(default_factory=Classifier)
+
+    def arrays(self) -> tuple[torch.Tensor, torch.Tensor]:
+        draw, rows = np.random.default_rng(0), sum(self.sizes)
+        if isinstance(self.trainer, NextToken):
+            text = draw.integers(1, self.classes, (rows, self.shape[0] + 1))
+            return torch.from_numpy(text[:, :-1].copy()), torch.from_numpy(text[:, 1:].copy())
+        x = draw.standard_normal((rows, *self.shape), dtype=np.float32)
+        return torch.from_numpy(x), torch.from_numpy(draw.integers(0, self.classes, rows))
+
+
+def lognormal(clients: int, mean: float, sigma: float = 0.43) -> tuple[int, ...]:
+    """Sizes of clients, drawn once for all contestants; spread as those of the writers of EMNIST (mean 198, deviation 89)."""
+    found = np.random.default_rng(1).lognormal(0.0, sigma, clients)
+    return tuple(int(size) for size in np.maximum(1, found * mean / found.mean()))
+
+
+IMAGE = (1, 28, 28)
+WORKLOADS = [
+    Workload(
+        "W1", "CNN, 62 classes, 10 clients", lambda: ReddiCNN().build(IMAGE, 62), IMAGE, 62, lognormal(10, 198), 20, 7, 0.42, 0.30
+    ),
+    Workload(
+        *(
+            "W2",
+            "LSTM, 10,004 words, 10 clients",
+            lambda: WordLSTM().build((20,), 10004),
+            (20,),
+            10004,
+            (64,) * 10,
+            16,
+            7,
+            0.55,
+            0.46,
+        ),
+        trainer=NextToken(),
+    ),
+    *(
+        Workload(
+            f"W3-{n}",
+            f"logistic regression, {n} clients",
+            lambda: LogisticRegression().build(IMAGE, 10),
+            IMAGE,
+            10,
+            lognormal(n, 60),
+            10,
+            rounds,
+            goal,
+        )
+        for n, rounds, goal in ((10, 51, 0.14), (100, 15, 0.07), (1000, 7, 0.055))
+    ),
+    Workload(
+        "W4",
+        "CNN on 32x32 colour, 50 clients",
+        lambda: ReddiCNN().build((3, 32, 32), 10),
+        (3, 32, 32),
+        10,
+        (50,) * 50,
+        10,
+        7,
+        0.41,
+        0.31,
+    ),
+    Workload("W5", "2NN, 100 clients", lambda: TwoNN().build(IMAGE, 10), IMAGE, 10, (60,) * 100, 10, 7, 0.22),
+]
+
+
+def lean_round(model: nn.Module, trainer: ModelTrainer, data: Data, batch: int) -> None:
+    """One round of FedAvg by hand, the way one writes it after profiling."""
+    params = list(model.parameters())
+    params = [param for param in params if param.requires_grad]
+    start = [param.detach().clone() for param in params]
+    change = [torch.zeros_like(param) for param in params]
+    total = sum(len(x) for x, _ in data)
+    for x, y in data:
+        torch._foreach_copy_([param.detach() for param in params], start)
+        for rows in torch.randperm(len(x)).split(batch):
+            loss = trainer.loss(model, {"x": x[rows], "y": y[rows]}).mean()
+            torch._foreach_add_([p.detach() for p in params], torch.autograd.grad(loss, params), alpha=-LR)
+        torch._foreach_add_(change, torch._foreach_sub([p.detach() for p in params], start), alpha=len(x) / total)
+    torch._foreach_copy_([param.detach() for param in params], start)
+    torch._foreach_add_([param.detach() for param in params], change)
+
+
+def measure(work: Workload, engines: dict[str, tuple[Standalone, torch.dtype | None]], rounds: int) -> dict[str, Any]:
+    """Median seconds per round of every contestant."""
+    torch.manual_seed(0)
+    x, y = work.arrays()
+    ends = np.cumsum((0, *work.sizes))
+    parts = {str(k): np.arange(ends[k], ends[k + 1]) for k in range(len(work.sizes))}
+    data = FederatedDataset(Examples({"x": x, "y": y}), Examples({"x": x, "y": y}), parts, name=work.name)
+    by_hand = [(x[rows], y[rows]) for rows in parts.values()]
+    model = work.model()
+    contestants: dict[str, Callable[[int], None]] = {}
+    with ExitStack() as stack:
+        for name, (engine, precision) in engines.items():
+            setup = Setup(work.trainer, copy.deepcopy(model), data, 0, torch.device("cpu"), precision=precision, rounds=1000)
+            algorithm = FedAvg(local=LocalSGD(lr=LR, batch_size=work.batch))
+            session = stack.enter_context(engine.open(setup))
+            contestants[name] = _ours(algorithm, session, algorithm.init(ModelState.of(copy.deepcopy(model))), data.client_ids)
+        # By hand one leaves the weights as torch makes them; the layout of the library's CNN is part of what is compared.
+        naive, lean = (copy.deepcopy(model).to(memory_format=torch.contiguous_format) for _ in range(2))
+        contestants["naive"] = lambda round: naive_round(naive, by_hand, work.batch, LR, work.trainer)
+        contestants["lean"] = lambda round: lean_round(lean, work.trainer, by_hand, work.batch)
+        times: dict[str, list[float]] = {name: [] for name in contestants}
+        for round in range(rounds + 2):
+            for name, contestant in contestants.items():
+                start = time.perf_counter()
+                contestant(round)
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seconds[2:]) for name, seconds in times.items()} | {
+        f"first {name}": seconds[0] for name, seconds in times.items()
+    }
+
+
+def _ours(algorithm: FedAvg, session: Any, state: Any, clients: Any) -> Callable[[int], None]:
+    def one(round: int) -> None:
+        nonlocal state
+        state, _ = algorithm.round(state, session.cohort(round, clients))
+
+    one.session = session  # type: ignore[attr-defined]
+    return one
+
+
+def main(arguments: list[str]) -> int:
+    torch.set_num_threads(1)
+    names = [word for word in arguments if "=" not in word]
+    chosen = {
+        key: (int(value) if value.isdigit() else value) for key, _, value in (w.partition("=") for w in arguments if "=" in w)
+    }
+    rounds = int(chosen.pop("rounds", 0))
+    bf16 = chosen.pop("bf16", 1)
+    print(f"{'workload':<44} {'naive ms':>9} {'lean':>6} {'ours':>6} {'goal':>6} {'bf16':>6} {'goal':>6} {'first s':>8}")
+    results, missed = [], 0
+    for work in WORKLOADS:
+        if names and not any(work.name.startswith(name) for name in names):
+            continue
+        engines: dict[str, tuple[Standalone, torch.dtype | None]] = {"ours": (Standalone(**chosen), None)}
+        if work.goal_bf16 and bf16:
+            engines["bf16"] = (Standalone(**chosen), torch.bfloat16)
+        row = measure(work, engines, rounds or work.rounds)
+        results.append({"workload": work.name, **row})
+        ratio = {name: row[name] / row["naive"] for name in ("lean", *engines)}
+        missed += ratio["ours"] > work.goal or ratio.get("bf16", 0) > (work.goal_bf16 or 1)
+        half = f"{ratio['bf16']:6.3f} {work.goal_bf16:6.3f}" if "bf16" in ratio else " " * 13
+        numbers = f"{1000 * row['naive']:9.1f} {ratio['lean']:6.3f} {ratio['ours']:6.3f} {work.goal:6.3f} {half}"
+        print(f"{work.name + ' ' + work.title:<44} {numbers} {row['first ours']:8.2f}", flush=True)
+    print(json.dumps(results))
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
