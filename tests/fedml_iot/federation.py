@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from fedml_api.run.config import prepare, read_config
 from fedml_api.standalone.engine import SequentialSession, Standalone
 from tests.brokers import Mosquitto
 
+FEDML = ("-m", "fedml_api.cli")
 DEVICES = ["0", "1", "2", "3"]
 CONFIG = {
     "name": "edge",
@@ -37,24 +38,31 @@ class Federation:
         self.folder, self.broker, self.url = folder, broker, url or broker.url
         self.devices: dict[str, subprocess.Popen[bytes]] = {}
         self.started: list[subprocess.Popen[bytes]] = []
+        self._logs: dict[int, Path] = {}
         engine = {"name": "edge", "broker": broker.url, "devices": 3, "minimum": 1, "deadline": 10.0}
         (folder / "edge.yaml").write_text(yaml.safe_dump(dict(config) | {"engine": engine}))
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "fedml_api.cli", *arguments]
+    def start(self, *arguments: str, program: Sequence[str] = FEDML, stderr: int | None = None) -> subprocess.Popen[bytes]:
+        """Run a `fedml` command, or another Python `program` with the same arguments."""
+        command = [sys.executable, *program, *arguments]
         name = f"{arguments[0]}-{time.monotonic_ns()}"
         with (self.folder / f"{name}.json").open("w") as out, (self.folder / f"{name}.txt").open("w") as log:
-            process = subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=log)
+            process = subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=log if stderr is None else stderr)
         self.started.append(process)
+        self._logs[process.pid] = self.folder / f"{name}.txt"
         return process
+
+    def log(self, process: subprocess.Popen[bytes]) -> str:
+        """What a process has said on stderr."""
+        return self._logs[process.pid].read_text()
 
     def join(self, *names: str) -> None:
         for name in names:
             data = ["--data", f"data/{name}", "--state", f"state/{name}"]
             self.devices[name] = self.start("join", f"{self.url}/default", "--name", name, *data)
 
-    def serve(self, *overrides: str) -> subprocess.Popen[bytes]:
-        return self.start("serve", "edge.yaml", *overrides, "--format", "json")
+    def serve(self, *overrides: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
+        return self.start("serve", "edge.yaml", *overrides, "--format", "json", stderr=stderr)
 
     def resume(self) -> subprocess.Popen[bytes]:
         return self.start("serve", str(self.run), "--resume", "--format", "json")
@@ -73,6 +81,13 @@ class Federation:
         while not any(row["round"] >= round for row in self.rows()):
             assert server.poll() is None, "the server ended"
             assert time.monotonic() < end, "no progress"
+            time.sleep(0.01)
+
+    def wait_for_log(self, process: subprocess.Popen[bytes], text: str, times: int = 1) -> None:
+        end = time.monotonic() + 60
+        while self.log(process).count(text) < times:
+            assert process.poll() is None, self.log(process)
+            assert time.monotonic() < end, self.log(process)
             time.sleep(0.01)
 
     def result(self, server: subprocess.Popen[bytes]) -> dict[str, object]:

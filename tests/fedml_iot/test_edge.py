@@ -1,7 +1,10 @@
 """`fedml serve` and `fedml join` as real processes at a real broker: parity, and kill -9 of everything."""
 
+import contextlib
 import os
+import pty
 import random
+import re
 import subprocess
 import sys
 import time
@@ -46,6 +49,49 @@ def kill_devices(federation: Federation, moment: str, draw: random.Random) -> No
     assert found["sha256"] == reference(federation, rows)
 
 
+def test_the_server_tells_who_is_there(federation):
+    federation.join("0", "2")
+    server = federation.serve("engine.devices=3", "rounds=6")
+    federation.wait_for_log(server, "0 of 3 devices are here (waiting for 3 more)")
+    federation.wait_for_log(server, "2 of 3 devices are here: ")
+    federation.join("1")
+    federation.wait_for_log(server, "3 of 3 devices are here: ")
+    federation.wait_for_round(1, server)
+    federation.devices["1"].kill()
+    federation.wait_for_log(server, "1 is gone")
+    federation.wait_for_log(server, "(waiting for 1 more)", times=2)
+    federation.join("1")
+    federation.result(server)
+    lines = federation.log(server).splitlines()
+    assert lines.count("INFO: 1 joined; 3 present") + lines.count("INFO: 1 joined; 2 present") == 2
+    for row in federation.rows()[1:]:
+        missing = row.get("missing", [])
+        text = f"; missing: {', '.join(missing)}" if missing else ""
+        assert f"INFO: round {row['round']}: {row['clients']} of 3 clients replied{text}" in lines
+
+
+def test_on_a_terminal_the_log_stays_out_of_the_bar(federation):
+    controller, terminal = pty.openpty()
+    server = federation.serve("engine.devices=2", "rounds=2", stderr=terminal)
+    os.close(terminal)
+    screen = b""
+
+    def lines() -> list[str]:
+        """What a person sees: what comes after a line was erased, without colours."""
+        return [re.sub(r"\x1b\[[\d;?]*\w", "", line.rpartition("\x1b[2K")[2]) for line in screen.decode().splitlines()]
+
+    with contextlib.suppress(OSError):  # when the server has closed the terminal
+        while more := os.read(controller, 4096):
+            screen += more
+            if not federation.devices and any("(waiting for 2 more)" in line for line in lines()):
+                federation.join("0", "1")
+    os.close(controller)
+    federation.result(server)
+    shown = [line for line in lines() if "devices are here" in line or "clients replied" in line]
+    assert len(shown) >= 4, screen
+    assert not [line for line in shown if "round 0/2" in line], screen
+
+
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_the_server_is_killed_and_goes_on(federation, share):
     kill_server(federation, share)
@@ -70,21 +116,6 @@ def test_the_broker_is_killed_and_comes_back_with_its_default_configuration(fede
     time.sleep(0.5)
     broker.start()
     assert federation.result(server)["sha256"] == undisturbed(federation)
-
-
-def test_who_does_not_belong_is_refused_and_told_what_to_do(federation):
-    federation.join(*DEVICES[:3])
-    server = federation.serve()
-    federation.wait_for_round(0, server)
-    arguments = ["--data", "data/3", "--state", "state/3"]
-    stranger = federation.start("join", f"{federation.broker.url}/default", "--name", "3", "--identity", "0" * 64, *arguments)
-    twin = federation.start("join", f"{federation.broker.url}/default", "--name", "1", *arguments)
-    assert stranger.wait(60) != 0
-    assert twin.wait(60) != 0
-    federation.result(server)
-    assert "start both with the same one" in federation.logs("join")
-    assert "'1'" in federation.logs("join")
-    assert "refused 3" in federation.logs("serve")
 
 
 @pytest.mark.soak
