@@ -139,16 +139,23 @@ def broker_command(options: argparse.Namespace) -> int:
 
 def _train(folder: RunFolder, experiment: Any, format: str) -> int:
     from rich.console import Console
+    from rich.logging import RichHandler
 
     from fedml_api.data.picture import draw_clients
     from fedml_api.run.experiment import Observer, simulate
-    from fedml_api.run.observers import LiveProgress, Metrics, PlainProgress, TensorBoard
+    from fedml_api.run.observers import Attendance, LiveProgress, Metrics, PlainProgress, TensorBoard
     from fedml_api.run.plots import draw_curves
 
     config = folder.config
     console = Console(stderr=True)
     progress = LiveProgress(console) if console.is_terminal else PlainProgress(sys.stderr)
+    if console.is_terminal:
+        # Through the console, lines of the log appear above the bar; else they would run into it.
+        handler = RichHandler(console=console, show_time=False, show_path=False)
+        logging.basicConfig(format="%(message)s", level=logging.INFO, handlers=[handler], force=True)
     observers: list[Observer] = [Metrics(folder.path), progress]
+    if experiment.engine.brings_clients:
+        observers.append(Attendance())
     if config.tensorboard:
         observers.append(TensorBoard(folder.path))
     with folder.locked():

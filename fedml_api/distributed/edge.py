@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, ClassVar
@@ -18,6 +19,11 @@ from fedml_core.federation import Engine, Session, Setup, engines, sample_client
 from fedml_core.settings import settings
 
 log = logging.getLogger("fedml")
+# Seconds between two lines about who is here, while the server waits; after a change the next one comes sooner, but not so soon
+# that devices which come together make a line each.
+REMIND, SETTLE = 30.0, 0.5
+# Names in a line.
+MOST_NAMES = 10
 
 
 @engines.register("edge")
@@ -77,12 +83,36 @@ class EdgeSession(RemoteSession):
         self.order = {client: i for i, client in enumerate(known)}
 
     def population(self) -> Sequence[str]:
-        self.server.attend_all(at_least=self.engine.devices)
+        self._await_devices()
+        self.server.attend_all(at_least=0)
         self.clients = {client: size for member in self.server.members.values() for client, size in (member.hosts or {}).items()}
         return sorted(self.clients, key=lambda client: (self.order.get(client, math.inf), client))
+
+    def _await_devices(self) -> None:
+        """Return when enough devices are here; until then tell whoever watches who is, and how many are not."""
+        server, wanted = self.server, self.engine.devices
+        told: list[str] | None = None
+        due = time.monotonic()
+        while (missing := wanted - len(server.members)) > 0:
+            if time.monotonic() >= due:
+                told, due = list(server.members), time.monotonic() + REMIND
+                log.info("%d of %d devices are here%s (waiting for %d more)", len(told), wanted, names(": ", told), missing)
+            message = server.com.receive(max(0.0, due - time.monotonic()))
+            if message is not None:
+                server.attend(message)
+                if list(server.members) != told:
+                    due = min(due, time.monotonic() + SETTLE)
+        if told is not None:
+            log.info("%d of %d devices are here%s", len(server.members), wanted, names(": ", list(server.members)))
 
     def select(self, count: int, seed: int, round: int) -> list[str]:
         present = self.population()
         asked = min(len(present), math.ceil(count * self.engine.over_selection))
         self.server.patience = Patience(min(count, asked), min(self.engine.minimum, asked), self.engine.deadline)
         return sample_clients(present, asked, seed, round)
+
+
+def names(introduction: str, of: Sequence[str]) -> str:
+    """`introduction` and the names, or as many as a line takes; nothing if there are none."""
+    more = len(of) - MOST_NAMES
+    return f"{introduction}{', '.join(of[:MOST_NAMES])}{f' and {more} more' if more > 0 else ''}" if of else ""

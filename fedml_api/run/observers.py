@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from fedml_api.distributed.edge import names
 from fedml_api.run.experiment import Experiment, Observer, Result, Row
 from fedml_api.run.files import write_atomic
+
+log = logging.getLogger("fedml")
 
 
 class Metrics(Observer):
@@ -45,6 +49,15 @@ class Metrics(Observer):
         for file in (self.lines, self.table):
             if file is not None:
                 file.close()
+
+
+class Attendance(Observer):
+    """Logs with each round how many of the clients that were asked have replied, and who has not."""
+
+    def on_round(self, row: Row) -> None:
+        missing = row.get("missing", [])
+        asked = row["clients"] + len(missing)
+        log.info("round %d: %d of %d clients replied%s", row["round"], row["clients"], asked, names("; missing: ", missing))
 
 
 class TensorBoard(Observer):

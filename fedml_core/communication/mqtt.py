@@ -411,7 +411,9 @@ class MqttComManager(ComManager):
     @property
     def _hung_up(self) -> str:
         guess = "want TLS (write mqtts://), or not be an MQTT broker"
-        if self._broker.tls:
+        if self._broker.cert:
+            guess = f"not trust {self._broker.cert} (have it signed by the authority that the broker trusts)"
+        elif self._broker.tls:
             guess = "want a client certificate (cert=FILE, key=FILE), or not be a TLS listener (write mqtt://)"
         return f"{self._broker} hung up without an answer: it may {guess}"
 

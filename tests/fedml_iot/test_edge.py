@@ -1,153 +1,23 @@
 """`fedml serve` and `fedml join` as real processes at a real broker: parity, and kill -9 of everything."""
 
-import json
+import contextlib
 import os
+import pty
 import random
-import shutil
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
-from fedml_api import simulate
-from fedml_api.run.config import prepare, read_config
-from fedml_api.standalone.engine import SequentialSession, Standalone
-from tests.brokers import Mosquitto
-
-DEVICES = ["0", "1", "2", "3"]
-CONFIG = {
-    "name": "edge",
-    "seed": 3,
-    "rounds": 12,
-    "clients_per_round": 3,
-    "data": {"name": "digits", "clients": 4},
-    "model": "2nn",
-    "algorithm": {"name": "fedavg", "local": {"batch_size": 4, "epochs": 4}},
-    "threads": 1,
-    "evaluate_every": 4,
-    "checkpoint_every": 1,
-}
-
-
-class Federation:
-    """A server and its devices below one folder."""
-
-    def __init__(self, folder: Path, broker: Mosquitto, **engine: object) -> None:
-        self.folder, self.broker = folder, broker
-        self.devices: dict[str, subprocess.Popen[bytes]] = {}
-        self.started: list[subprocess.Popen[bytes]] = []
-        self.engine = {"name": "edge", "broker": broker.url, "devices": 3, "minimum": 1, "deadline": 10.0} | engine
-        (folder / "edge.yaml").write_text(yaml.safe_dump(CONFIG | {"engine": self.engine}))
-
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "fedml_api.cli", *arguments]
-        name = f"{arguments[0]}-{time.monotonic_ns()}"
-        with (self.folder / f"{name}.json").open("w") as out, (self.folder / f"{name}.txt").open("w") as log:
-            process = subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=log)
-        self.started.append(process)
-        return process
-
-    def join(self, *names: str) -> None:
-        for name in names:
-            data = ["--data", f"data/{name}", "--state", f"state/{name}"]
-            self.devices[name] = self.start("join", f"{self.broker.url}/default", "--name", name, *data)
-
-    def serve(self) -> subprocess.Popen[bytes]:
-        return self.start("serve", "edge.yaml", "--format", "json")
-
-    def resume(self) -> subprocess.Popen[bytes]:
-        return self.start("serve", str(self.run), "--resume", "--format", "json")
-
-    @property
-    def run(self) -> Path:
-        (run,) = self.folder.glob("runs/[!.]*")
-        return run.relative_to(self.folder)
-
-    def rows(self) -> list[dict[str, object]]:
-        paths = list(self.folder.glob("runs/[!.]*/metrics.jsonl"))
-        return [json.loads(line) for line in paths[0].read_text().splitlines()] if paths else []
-
-    def wait_for_round(self, round: int, server: subprocess.Popen[bytes]) -> None:
-        end = time.monotonic() + 60
-        while not any(row["round"] >= round for row in self.rows()):
-            assert server.poll() is None, "the server ended"
-            assert time.monotonic() < end, "no progress"
-            time.sleep(0.01)
-
-    def result(self, server: subprocess.Popen[bytes]) -> dict[str, object]:
-        assert server.wait(120) == 0, self.logs("*")
-        newest = max(self.folder.glob("serve-*.json"), key=lambda path: path.name)
-        return json.loads(newest.read_text())
-
-    def logs(self, who: str) -> str:
-        return "".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(self.folder.glob(f"{who}-*.txt")))
-
-    def stop(self) -> None:
-        for process in self.started:
-            process.kill()
-            process.wait()
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    (tmp_path / "broker").mkdir()
-    with Mosquitto(tmp_path / "broker") as broker:
-        yield broker
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The clients' data as `fedml export` writes it."""
-    folder = tmp_path_factory.mktemp("export")
-    (folder / "edge.yaml").write_text(yaml.safe_dump(CONFIG))
-    command = [sys.executable, "-m", "fedml_api.cli", "export", "edge.yaml", "data"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return folder / "data"
-
-
-@pytest.fixture
-def federation(tmp_path: Path, broker: Mosquitto, exported: Path) -> Iterator[Federation]:
-    federation = Federation(tmp_path, broker)
-    shutil.copytree(exported, tmp_path / "data")
-    yield federation
-    federation.stop()
-
-
-def reference(federation: Federation, rows: list[dict[str, object]]) -> str:
-    """SHA-256 of a simulation in which exactly those devices take part in each round that did."""
-    config, _ = read_config(federation.folder / "edge.yaml", ["engine=standalone"])
-    one = prepare(config, [])
-    missing = {row["round"]: row.get("missing", []) for row in rows}
-    present = {row["round"]: row["clients"] + len(missing[row["round"]]) for row in rows if row["round"]}
-
-    class Replay(SequentialSession):
-        def select(self, count, seed, round):
-            assert present[round + 1] == count, "fewer were asked than wanted: this round cannot be replayed"
-            return [client for client in super().select(count, seed, round) if client not in missing[round + 1]]
-
-    class ReplayEngine(Standalone):
-        def open(self, setup):
-            from contextlib import nullcontext
-
-            return nullcontext(Replay(setup))
-
-    one.engine = ReplayEngine()
-    return simulate(one).sha256
-
-
-def undisturbed(federation: Federation) -> str:
-    config, _ = read_config(federation.folder / "edge.yaml", ["engine=standalone"])
-    return simulate(prepare(config, [])).sha256
+from tests.fedml_iot.federation import CONFIG, DEVICES, Federation, reference, undisturbed
 
 
 def test_devices_train_the_model_of_the_simulation(federation):
-    federation.engine["devices"] = 4
     federation.join(*DEVICES)
-    server = federation.start("serve", "edge.yaml", "engine.devices=4", "--format", "json")
+    server = federation.serve("engine.devices=4")
     found = federation.result(server)
     assert found["sha256"] == undisturbed(federation)
     for device in federation.devices.values():
@@ -162,7 +32,7 @@ def test_a_device_is_killed_and_joins_again(federation, moment):
 def kill_devices(federation: Federation, moment: str, draw: random.Random) -> None:
     """One device dies and comes back; the result is that of a simulation over those who replied."""
     federation.join(*DEVICES)
-    server = federation.start("serve", "edge.yaml", "engine.devices=4", "--format", "json")
+    server = federation.serve("engine.devices=4")
     if moment == "idle":
         victim = "3"
         federation.wait_for_round(0, server)
@@ -179,6 +49,49 @@ def kill_devices(federation: Federation, moment: str, draw: random.Random) -> No
     assert found["sha256"] == reference(federation, rows)
 
 
+def test_the_server_tells_who_is_there(federation):
+    federation.join("0", "2")
+    server = federation.serve("engine.devices=3", "rounds=6")
+    federation.wait_for_log(server, "0 of 3 devices are here (waiting for 3 more)")
+    federation.wait_for_log(server, "2 of 3 devices are here: ")
+    federation.join("1")
+    federation.wait_for_log(server, "3 of 3 devices are here: ")
+    federation.wait_for_round(1, server)
+    federation.devices["1"].kill()
+    federation.wait_for_log(server, "1 is gone")
+    federation.wait_for_log(server, "(waiting for 1 more)", times=2)
+    federation.join("1")
+    federation.result(server)
+    lines = federation.log(server).splitlines()
+    assert lines.count("INFO: 1 joined; 3 present") + lines.count("INFO: 1 joined; 2 present") == 2
+    for row in federation.rows()[1:]:
+        missing = row.get("missing", [])
+        text = f"; missing: {', '.join(missing)}" if missing else ""
+        assert f"INFO: round {row['round']}: {row['clients']} of 3 clients replied{text}" in lines
+
+
+def test_on_a_terminal_the_log_stays_out_of_the_bar(federation):
+    controller, terminal = pty.openpty()
+    server = federation.serve("engine.devices=2", "rounds=2", stderr=terminal)
+    os.close(terminal)
+    screen = b""
+
+    def lines() -> list[str]:
+        """What a person sees: what comes after a line was erased, without colours."""
+        return [re.sub(r"\x1b\[[\d;?]*\w", "", line.rpartition("\x1b[2K")[2]) for line in screen.decode().splitlines()]
+
+    with contextlib.suppress(OSError):  # when the server has closed the terminal
+        while more := os.read(controller, 4096):
+            screen += more
+            if not federation.devices and any("(waiting for 2 more)" in line for line in lines()):
+                federation.join("0", "1")
+    os.close(controller)
+    federation.result(server)
+    shown = [line for line in lines() if "devices are here" in line or "clients replied" in line]
+    assert len(shown) >= 4, screen
+    assert not [line for line in shown if "round 0/2" in line], screen
+
+
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_the_server_is_killed_and_goes_on(federation, share):
     kill_server(federation, share)
@@ -186,7 +99,7 @@ def test_the_server_is_killed_and_goes_on(federation, share):
 
 def kill_server(federation: Federation, share: float) -> None:
     federation.join(*DEVICES)
-    server = federation.start("serve", "edge.yaml", "engine.devices=4", "--format", "json")
+    server = federation.serve("engine.devices=4")
     federation.wait_for_round(round(share * 12), server)
     time.sleep(random.uniform(0, 0.2))
     server.kill()
@@ -197,27 +110,12 @@ def kill_server(federation: Federation, share: float) -> None:
 
 def test_the_broker_is_killed_and_comes_back_with_its_default_configuration(federation, broker):
     federation.join(*DEVICES)
-    server = federation.start("serve", "edge.yaml", "engine.devices=4", "engine.deadline=60", "--format", "json")
+    server = federation.serve("engine.devices=4", "engine.deadline=60")
     federation.wait_for_round(4, server)
     broker.kill()
     time.sleep(0.5)
     broker.start()
     assert federation.result(server)["sha256"] == undisturbed(federation)
-
-
-def test_who_does_not_belong_is_refused_and_told_what_to_do(federation):
-    federation.join(*DEVICES[:3])
-    server = federation.serve()
-    federation.wait_for_round(0, server)
-    arguments = ["--data", "data/3", "--state", "state/3"]
-    stranger = federation.start("join", f"{federation.broker.url}/default", "--name", "3", "--identity", "0" * 64, *arguments)
-    twin = federation.start("join", f"{federation.broker.url}/default", "--name", "1", *arguments)
-    assert stranger.wait(60) != 0
-    assert twin.wait(60) != 0
-    federation.result(server)
-    assert "start both with the same one" in federation.logs("join")
-    assert "'1'" in federation.logs("join")
-    assert "refused 3" in federation.logs("serve")
 
 
 @pytest.mark.soak
@@ -262,7 +160,7 @@ def test_hostile_bytes_on_the_servers_topics_change_nothing(federation):
     client.subscribe("fedml/default/to/#")
     client.loop_start()
     federation.join(*DEVICES)
-    server = federation.start("serve", "edge.yaml", "engine.devices=4", "engine.deadline=60", "--format", "json")
+    server = federation.serve("engine.devices=4", "engine.deadline=60")
     federation.wait_for_round(1, server)
     draw = random.Random(0)
     real = list(captured)
@@ -292,7 +190,7 @@ def test_a_gateway_hosts_several_clients(federation):
         federation.start(
             "join", f"{federation.broker.url}/default", "--name", gateway, "--data", gateway, "--state", f"state/{gateway}"
         )
-    server = federation.start("serve", "edge.yaml", "engine.devices=2", "--format", "json")
+    server = federation.serve("engine.devices=2")
     assert federation.result(server)["sha256"] == undisturbed(federation)
 
 
@@ -306,9 +204,7 @@ def memory(process: subprocess.Popen[bytes]) -> float:
 def test_fifty_devices_on_one_broker(tmp_path, broker):
     """Eight processes and forty-two light devices, all in every round. A reply lost or counted twice would change the bits."""
     changes = {"data": {"name": "digits", "clients": 50}, "clients_per_round": 50, "rounds": 20}
-    config = CONFIG | changes | {"engine": {"name": "edge", "broker": broker.url, "devices": 50, "minimum": 50, "deadline": 120.0}}
-    federation = Federation(tmp_path, broker)
-    (tmp_path / "edge.yaml").write_text(yaml.safe_dump(config))
+    federation = Federation(tmp_path, broker, CONFIG | changes)
     assert federation.start("export", "edge.yaml", "data").wait() == 0
     names = [str(client) for client in range(50)]
     light = [sys.executable, "-m", "tests.fedml_iot.light_devices", broker.url, "default", str(tmp_path / "data"), *names[8:]]
@@ -316,7 +212,7 @@ def test_fifty_devices_on_one_broker(tmp_path, broker):
         with (tmp_path / "light.txt").open("w") as log:
             federation.started.append(subprocess.Popen(light, cwd=Path(__file__).parents[2], stdout=log, stderr=log))
         federation.join(*names[:8])
-        server = federation.serve()
+        server = federation.serve("engine.devices=50", "engine.minimum=50", "engine.deadline=120")
         federation.wait_for_round(4, server)
         early = memory(server)
         federation.wait_for_round(19, server)

@@ -1,0 +1,129 @@
+"""A server and its devices as processes at a real broker, and the simulation that their result has to equal."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import yaml
+
+from fedml_api import simulate
+from fedml_api.run.config import prepare, read_config
+from fedml_api.standalone.engine import SequentialSession, Standalone
+from tests.brokers import Mosquitto
+
+FEDML = ("-m", "fedml_api.cli")
+DEVICES = ["0", "1", "2", "3"]
+CONFIG = {
+    "name": "edge",
+    "seed": 3,
+    "rounds": 12,
+    "clients_per_round": 3,
+    "data": {"name": "digits", "clients": 4},
+    "model": "2nn",
+    "algorithm": {"name": "fedavg", "local": {"batch_size": 4, "epochs": 4}},
+    "threads": 1,
+    "evaluate_every": 4,
+    "checkpoint_every": 1,
+}
+
+
+class Federation:
+    """A server and its devices below one folder; the devices reach the broker at `url`."""
+
+    def __init__(self, folder: Path, broker: Mosquitto, config: Mapping[str, object] = CONFIG, url: str | None = None) -> None:
+        self.folder, self.broker, self.url = folder, broker, url or broker.url
+        self.devices: dict[str, subprocess.Popen[bytes]] = {}
+        self.started: list[subprocess.Popen[bytes]] = []
+        self._logs: dict[int, Path] = {}
+        engine = {"name": "edge", "broker": broker.url, "devices": 3, "minimum": 1, "deadline": 10.0}
+        (folder / "edge.yaml").write_text(yaml.safe_dump(dict(config) | {"engine": engine}))
+
+    def start(self, *arguments: str, program: Sequence[str] = FEDML, stderr: int | None = None) -> subprocess.Popen[bytes]:
+        """Run a `fedml` command, or another Python `program` with the same arguments."""
+        command = [sys.executable, *program, *arguments]
+        name = f"{arguments[0]}-{time.monotonic_ns()}"
+        with (self.folder / f"{name}.json").open("w") as out, (self.folder / f"{name}.txt").open("w") as log:
+            process = subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=log if stderr is None else stderr)
+        self.started.append(process)
+        self._logs[process.pid] = self.folder / f"{name}.txt"
+        return process
+
+    def log(self, process: subprocess.Popen[bytes]) -> str:
+        """What a process has said on stderr."""
+        return self._logs[process.pid].read_text()
+
+    def join(self, *names: str) -> None:
+        for name in names:
+            data = ["--data", f"data/{name}", "--state", f"state/{name}"]
+            self.devices[name] = self.start("join", f"{self.url}/default", "--name", name, *data)
+
+    def serve(self, *overrides: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
+        return self.start("serve", "edge.yaml", *overrides, "--format", "json", stderr=stderr)
+
+    def resume(self) -> subprocess.Popen[bytes]:
+        return self.start("serve", str(self.run), "--resume", "--format", "json")
+
+    @property
+    def run(self) -> Path:
+        (run,) = self.folder.glob("runs/[!.]*")
+        return run.relative_to(self.folder)
+
+    def rows(self) -> list[dict[str, object]]:
+        paths = list(self.folder.glob("runs/[!.]*/metrics.jsonl"))
+        return [json.loads(line) for line in paths[0].read_text().splitlines()] if paths else []
+
+    def wait_for_round(self, round: int, server: subprocess.Popen[bytes]) -> None:
+        end = time.monotonic() + 60
+        while not any(row["round"] >= round for row in self.rows()):
+            assert server.poll() is None, "the server ended"
+            assert time.monotonic() < end, "no progress"
+            time.sleep(0.01)
+
+    def wait_for_log(self, process: subprocess.Popen[bytes], text: str, times: int = 1) -> None:
+        end = time.monotonic() + 60
+        while self.log(process).count(text) < times:
+            assert process.poll() is None, self.log(process)
+            assert time.monotonic() < end, self.log(process)
+            time.sleep(0.01)
+
+    def result(self, server: subprocess.Popen[bytes]) -> dict[str, object]:
+        assert server.wait(120) == 0, self.logs("*")
+        newest = max(self.folder.glob("serve-*.json"), key=lambda path: path.name)
+        return json.loads(newest.read_text())
+
+    def logs(self, who: str) -> str:
+        return "".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(self.folder.glob(f"{who}-*.txt")))
+
+    def stop(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.wait()
+
+
+def reference(federation: Federation, rows: list[dict[str, object]]) -> str:
+    """SHA-256 of a simulation in which exactly those devices take part in each round that did."""
+    config, _ = read_config(federation.folder / "edge.yaml", ["engine=standalone"])
+    one = prepare(config, [])
+    missing = {row["round"]: row.get("missing", []) for row in rows}
+    present = {row["round"]: row["clients"] + len(missing[row["round"]]) for row in rows if row["round"]}
+
+    class Replay(SequentialSession):
+        def select(self, count, seed, round):
+            assert present[round + 1] == count, "fewer were asked than wanted: this round cannot be replayed"
+            return [client for client in super().select(count, seed, round) if client not in missing[round + 1]]
+
+    class ReplayEngine(Standalone):
+        def open(self, setup):
+            return nullcontext(Replay(setup))
+
+    one.engine = ReplayEngine()
+    return simulate(one).sha256
+
+
+def undisturbed(federation: Federation) -> str:
+    config, _ = read_config(federation.folder / "edge.yaml", ["engine=standalone"])
+    return simulate(prepare(config, [])).sha256
