@@ -139,8 +139,8 @@ def reference(federation: Federation, rows: list[dict[str, object]]) -> str:
     return simulate(one).sha256
 
 
-def undisturbed(federation: Federation) -> str:
-    config, _ = read_config(federation.folder / "edge.yaml", ["engine=standalone"])
+def undisturbed(federation: Federation, *changes: str) -> str:
+    config, _ = read_config(federation.folder / "edge.yaml", ["engine=standalone", *changes])
     return simulate(prepare(config, [])).sha256
 
 
