@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import reprlib
 from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
@@ -197,7 +198,7 @@ def unpack(structure: Any, found: dict[str, Tensor]) -> Tree:
             return cls(**{field: unpack(child, found) for field, child in fields.items()})
         case {"value": None | bool() | int() | float() | str() as value}:
             return value
-    raise ValueError(f"not the structure of a tree: {str(structure)[:120]}")
+    raise ValueError(f"not the structure of a tree: {reprlib.repr(structure)}")
 
 
 def digest(tree: Tree) -> str:

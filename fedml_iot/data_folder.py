@@ -32,12 +32,13 @@ def read_columns(folder: Path) -> dict[str, Tensor]:
     for path in sorted(folder.glob("*.npy")):
         try:
             array = np.array(np.lib.format.open_memmap(path, mode="r"))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # NumPy reads the header as Python's syntax, whose errors are of many kinds
             raise DataError(f"{path} is not an array of numbers: {error}") from None
         kind = {"f": np.float32, "i": np.int64, "u": np.int64, "b": np.int64}.get(array.dtype.kind)
         if kind is None or array.ndim == 0:
             raise DataError(f"{path} holds {array.dtype} of shape {array.shape}: numbers with one row per example are needed")
-        columns[path.stem] = torch.from_numpy(array.astype(kind))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large for float32 is infinite there
+            columns[path.stem] = torch.from_numpy(array.astype(kind))
     if not columns:
         raise DataError(f"no data in {folder}: put x.npy and y.npy there, one row per example")
     if len({len(column) for column in columns.values()}) > 1:

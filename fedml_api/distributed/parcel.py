@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedml_core import tree
-from fedml_core.federation import Aggregator, Mean, Reply, Task
+from fedml_core.federation import Aggregator, LocalUpdate, Mean, Reply, Task
 from fedml_core.trainer import ModelState
 from fedml_core.tree import Tree
+
+# Up to here floats count exactly; beyond, the model times the weight of its client might overflow.
+HEAVIEST = 1 << 53
 
 # (client, round, task, shared, own, private state) -> reply; a ClientRunner, or a device's own
 Runner = Callable[[str, int, Task, Tree, Tree, Tree], Reply]
@@ -39,30 +42,40 @@ def carry_out(
     return {"folded": total, "states": new}
 
 
-def objection(payload: Any, clients: Sequence[str], shared: Tree) -> str | None:
+def objection(payload: Any, clients: Sequence[str], task: Task, shared: Tree, aggregator: Aggregator | None) -> str | None:
     """What is wrong with the answer to a parcel of these clients, or None. A device may send anything that can be decoded."""
-    if not isinstance(payload, dict) or set(payload) not in ({"replies"}, {"folded", "states"}):
-        return "it holds no replies"
-    replies = payload.get("replies")
-    if replies is None:
-        return None
+    if not isinstance(payload, dict) or set(payload) != ({"replies"} if aggregator is None else {"folded", "states"}):
+        return "it does not hold what was asked for"
+    if aggregator is not None:
+        folded, states = payload["folded"], payload["states"]
+        sound = type(folded) is type(aggregator.zero()) and isinstance(states, dict) and set(states) <= set(clients)
+        return None if sound else "what it folded is not an accumulator"
+    replies = payload["replies"]
     if not isinstance(replies, dict) or set(replies) != set(clients):
         return "its replies are not those of the clients that were asked"
     start = shared["model"] if isinstance(shared, dict) else shared
+    changes = isinstance(task, LocalUpdate) and type(task).end is LocalUpdate.end
     for client, reply in replies.items():
         if not isinstance(reply, Reply) or not isinstance(reply.metrics, dict):
             return f"what client {client} sent is not a reply"
-        if not isinstance(reply.weight, (int, float)) or not 0 <= reply.weight < math.inf:
+        if not isinstance(reply.weight, (int, float)) or not 0 <= reply.weight <= HEAVIEST:
             return f"the weight of client {client} is {reply.weight}"
         if not all(
             isinstance(m, Mean) and isinstance(m.total, float) and isinstance(m.count, (int, float)) for m in reply.metrics.values()
         ):
             return f"the metrics of client {client} are not means"
+        if changes and not isinstance(reply.value, ModelState):
+            return f"what client {client} sent is not a change of the model"
         if isinstance(start, ModelState) and isinstance(reply.value, ModelState) and _shapes(reply.value) != _shapes(start):
             return f"the model of client {client} has other parameters than the server's"
-        if not all(bool(torch.isfinite(part).all()) for part in tree.tensors(reply.value)):
+        if not all(_finite(part) for part in tree.tensors(reply.value)):
             return f"the reply of client {client} holds numbers that are not finite"
     return None
+
+
+def _finite(part: Tensor) -> bool:
+    # Of the types of one byte not all know infinity.
+    return bool(torch.isfinite(part.float() if part.dtype.itemsize == 1 else part).all())
 
 
 def _shapes(model: ModelState) -> Any:

@@ -126,7 +126,7 @@ class ServerManager:
     def _objection(self, about: Any, rivals: list[Member]) -> str | None:
         """Why a worker that says this about itself cannot join, and what to do about it."""
         match about:
-            case {"protocol": int(protocol), "config": str() | None as config, "hosts": dict() | None as hosts}:
+            case {"protocol": int(protocol), "config": str() | None as config, "hosts": hosts} if _are_hosts(hosts):
                 if protocol != PROTOCOL:
                     return f"it speaks protocol {protocol}, the server {PROTOCOL}: install the same version of fedml on both"
                 if config is not None and config != self.config:
@@ -146,6 +146,11 @@ class ServerManager:
         for name in self.members:
             self.send("finish", name, {})
         self.members.clear()
+
+
+def _are_hosts(hosts: Any) -> bool:
+    """Whether these are clients with their numbers of examples, or None."""
+    return hosts is None or (isinstance(hosts, dict) and all(type(size) is int and size >= 0 for size in hosts.values()))
 
 
 class RemoteSession(Session):
@@ -194,6 +199,7 @@ class RemoteValues(ClientValues):
     def __init__(self, cohort: RemoteCohort, task: Task, shared: Tree, own: Mapping[str, Tree]) -> None:
         self.cohort, self.task, self.shared, self.own = cohort, task, shared, own
         self.session, self.server = cohort.session, cohort.session.server
+        self.aggregator: Aggregator | None = None
 
     def __iter__(self) -> Iterator[tuple[str, Reply]]:
         waiting = deque(self.cohort.clients)
@@ -244,6 +250,7 @@ class RemoteValues(ClientValues):
     def _ask(self, parcels: list[list[str]], aggregator: Aggregator | None) -> Iterator[tuple[int, dict[str, Any]]]:
         """Have the parcels carried out, the largest first, and yield (number of the parcel, answer) as they are done."""
         self.ask_once()
+        self.aggregator = aggregator
         server, patience, name = self.server, self.server.patience, f"round {self.cohort.round + 1}"
         queue = deque(sorted(range(len(parcels)), key=lambda i: -self._size(parcels[i])))
         under_way: dict[str, tuple[int, Member]] = {}
@@ -289,7 +296,7 @@ class RemoteValues(ClientValues):
         return message.reply_to in under_way and under_way[message.reply_to][1].name == message.sender
 
     def _objection(self, message: Message, parcels: list[list[str]], under_way: dict[str, tuple[int, Member]]) -> str | None:
-        return objection(message.payload, parcels[under_way[message.reply_to][0]], self.shared)
+        return objection(message.payload, parcels[under_way[message.reply_to][0]], self.task, self.shared, self.aggregator)
 
     def _losses(
         self, message: Message, parcels: list[list[str]], under_way: dict[str, tuple[int, Member]]

@@ -40,7 +40,7 @@ class ClientManager:
         about = {"protocol": PROTOCOL, "config": self.config, "hosts": self.hosts}
         self.com.send(Message("join", self.com.name, SERVER, about, self.run))
         answer = self.com.receive(timeout)
-        while answer is not None and answer.type not in ("welcome", "refused"):
+        while answer is not None and not (answer.sender == SERVER and answer.type in ("welcome", "refused")):
             answer = self.com.receive(timeout)
         if answer is None:
             raise CommunicationError(f"the server did not answer within {timeout:.0f} s: is it running, and for run '{self.run}'?")
@@ -50,12 +50,16 @@ class ClientManager:
 
     def serve(self, runner: Runner) -> bool:
         """Do what the server asks, by `runner`, until the run is over; False if the server is gone instead."""
-        while (message := self.com.receive()) is not None and message.type != "finish":
-            if message.type == GONE and message.sender == SERVER:
+        while (message := self.com.receive()) is not None:
+            if message.sender != SERVER:
+                continue  # workers of a run can reach each other, and none may speak for the server
+            if message.type == "finish":
+                return True
+            if message.type == GONE:
                 return False
             if message.type == "work":
                 self._answer(message, runner)
-        return message is not None
+        return False
 
     def _answer(self, message: Message, runner: Runner) -> None:
         try:

@@ -31,7 +31,7 @@ class Checkpoints:
 
     def rounds(self) -> list[int]:
         """Rounds with a checkpoint, newest first."""
-        return sorted((int(path.stem) for path in self.folder.glob("[0-9]*.json")), reverse=True)
+        return sorted((int(path.stem) for path in self.folder.glob("[0-9]*.json") if path.stem.isdecimal()), reverse=True)
 
     def save(self, round: int, state: Tree) -> None:
         """Write the checkpoint of `round` and remove those that are too old."""
@@ -62,7 +62,7 @@ class Checkpoints:
             if hashlib.sha256(blob).hexdigest() != body["tensors_sha256"]:
                 raise ValueError("the checksum of its tensors does not match")
             return tree.unpack(body["structure"], safetensors.torch.load(blob))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:  # JSON, safetensors and the tree's nodes each have errors of their own
             raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
 
     def newest(self) -> tuple[int, Tree] | None:

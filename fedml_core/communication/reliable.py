@@ -69,6 +69,8 @@ STALL = 60.0
 CONTEST = 3.0
 # Between repetitions of a claim, an announcement, or an obituary.
 PAUSE = 1.0
+# Bytes that a message counts for at least while it is held: the objects around it take as much.
+LEAST = 1 << 10
 # Names known at a time.
 MOST_PEERS = 10_000
 # What may wait for a peer that is not here.
@@ -228,7 +230,7 @@ class Endpoint:
 
     def consumed(self, size: int) -> None:
         """The owner took a message of `size` bytes out of its hands."""
-        self._held -= size
+        self._held -= max(size, LEAST)
         self._admit()
 
     def undelivered(self, absent: bool = False) -> list[str]:
@@ -583,8 +585,9 @@ class Endpoint:
     # Receiving.
 
     def _take_push(self, peer: _Peer, frame: Frame) -> None:
-        if frame.number == peer.expected and not peer.pull and not peer.offer and self._held + len(frame.data) <= self._memory:
-            self._held += len(frame.data)
+        room = max(len(frame.data), LEAST)
+        if frame.number == peer.expected and not peer.pull and not peer.offer and self._held + room <= self._memory:
+            self._held += room
             self._deliver(peer, memoryview(frame.data))
         self._say(peer, Kind.WANT, peer.expected)
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -29,6 +30,15 @@ class CountVisits(LocalSGD):
         reply = super().__call__(client, shared, own)
         visits = (client.state or {"visits": 0})["visits"] + 1
         return Reply(reply.value, reply.weight * visits, reply.metrics, {"visits": visits})
+
+
+@tasks.register("picky")
+@dataclass(frozen=True)
+class Picky(LocalSGD):
+    """A task whose constructor refuses with an exception of its own."""
+
+    def __post_init__(self):
+        raise ArithmeticError("not good")
 
 
 @tasks.register("fail")
@@ -67,6 +77,8 @@ def test_only_registered_tasks_cross():
         {"kind": "task", "settings": {"name": "absent"}},
         {"kind": "aggregator", "settings": {"name": "mean"}},
         {"kind": "local update", "settings": {"name": "sgd", "lr": -1}},
+        {"kind": "local update", "settings": {"name": "sgd"} | dict.fromkeys(map(str, range(20_000)))},
+        {"kind": "task", "settings": {"name": "picky"}},
     ],
 )
 def test_what_describes_no_task_is_refused(description):
@@ -201,6 +213,7 @@ def test_too_few_replies_make_the_round_fail(stage):
         ({"protocol": 1, "config": None, "hosts": {"c0": 1}}, "client c0 is here already"),
         ({"nonsense": True}, "not one of this protocol"),
         ([1, 2], "not one of this protocol"),
+        ({"protocol": 1, "config": None, "hosts": {"c1": "many"}}, "not one of this protocol"),
     ],
 )
 def test_who_does_not_fit_is_refused_with_a_reason(stage, about, reason):
@@ -238,11 +251,19 @@ def spoilt(payload, how):
         "odd metrics": {"replies": {client: Reply(reply.value, 1.0, {"loss": "high"})}},
         "nan": {"replies": {client: Reply(nan, 1.0, {})}},
         "other shapes": {"replies": {client: Reply(short, 1.0, {})}},
+        "folded": {"folded": reply.value, "states": {}},
+        "no model": {"replies": {client: Reply(None, 1.0, {})}},
+        "odd type": {"replies": {client: Reply({"x": torch.zeros(1).to(torch.float8_e4m3fn)}, 1.0, {})}},
+        "too heavy": {"replies": {client: Reply(reply.value, 2**64 - 1, {})}},
     }[how]
 
 
 @pytest.mark.parametrize(
-    "how", ["no replies", "not a dict", "another's", "not a reply", "heavy", "negative", "odd metrics", "nan", "other shapes"]
+    "how",
+    [
+        *("no replies", "not a dict", "another's", "not a reply", "heavy", "negative", "odd metrics", "nan", "other shapes"),
+        *("folded", "no model", "odd type", "too heavy"),
+    ],
 )
 def test_what_a_device_makes_up_is_not_believed(stage, how):
     for name, client in (("a", "c0"), ("b", "c1"), ("c", "c2")):
@@ -257,3 +278,17 @@ def test_what_a_device_makes_up_is_not_believed(stage, how):
     stage.answer("c", work["c"])
     thread.join(5)
     assert list(found) == ["c0", "c2"]
+
+
+def test_no_other_worker_speaks_for_the_server(stage):
+    """What it says would end the run, or have the worker train, for whoever can reach the broker."""
+    worker = ClientManager(stage.doors["b"], "run", None)
+    for type in ("refused", "gone", "finish", "work"):
+        stage.doors["a"].send(Message(type, "a", "b", {"reason": "no"}))
+    stage.doors[SERVER].send(Message("welcome", SERVER, "b", {"config": "config"}))
+    assert worker.join(1) == "config"
+    for type in ("gone", "finish", "work"):
+        stage.doors["a"].send(Message(type, "a", "b", {}))
+    stage.doors[SERVER].send(Message("finish", SERVER, "b", {}))
+    assert worker.serve(stage.runner)
+    assert stage.doors["a"].receive(0) is None

@@ -288,6 +288,22 @@ def test_a_receiver_that_does_not_consume_holds_the_senders_back():
     assert held == [body(number, CHUNK) for number in range(60)]
 
 
+def test_short_messages_count_for_the_objects_around_them():
+    broker = SimulatedBroker()
+    a, b = pair(broker)
+    b.endpoint._memory = 20 * reliable.LEAST
+    held = []
+    b.deliver = lambda sender, data: held.append(bytes(data))
+    for number in range(60):
+        a.endpoint.send("b", bytes([number]))
+    broker.settle(30)
+    assert len(held) == 20
+    while len(held) < 60:
+        b.endpoint.consumed(1)
+        broker.settle(40)
+    assert held == [bytes([number]) for number in range(60)]
+
+
 def test_a_process_that_dies_is_gone_after_the_grace_and_one_that_leaves_at_once():
     broker = SimulatedBroker()
     a, b = pair(broker)

@@ -12,7 +12,9 @@ import yaml
 
 from fedml_api import simulate
 from fedml_api.run.config import prepare, read_config
-from fedml_api.standalone.engine import SequentialSession, Standalone
+from fedml_api.standalone import Standalone
+from fedml_api.standalone.auto import Choice
+from fedml_api.standalone.engine import StandaloneSession
 from tests.brokers import Mosquitto
 
 FEDML = ("-m", "fedml_api.cli")
@@ -29,6 +31,7 @@ CONFIG = {
     "evaluate_every": 4,
     "checkpoint_every": 1,
 }
+SEQUENTIAL = ["engine=standalone", "engine.executor=sequential", "engine.processes=1"]
 
 
 class Federation:
@@ -106,24 +109,24 @@ class Federation:
 
 def reference(federation: Federation, rows: list[dict[str, object]]) -> str:
     """SHA-256 of a simulation in which exactly those devices take part in each round that did."""
-    config, _ = read_config(federation.folder / "edge.yaml", ["engine=standalone"])
+    config, _ = read_config(federation.folder / "edge.yaml", SEQUENTIAL)
     one = prepare(config, [])
     missing = {row["round"]: row.get("missing", []) for row in rows}
     present = {row["round"]: row["clients"] + len(missing[row["round"]]) for row in rows if row["round"]}
 
-    class Replay(SequentialSession):
+    class Replay(StandaloneSession):
         def select(self, count, seed, round):
             assert present[round + 1] == count, "fewer were asked than wanted: this round cannot be replayed"
             return [client for client in super().select(count, seed, round) if client not in missing[round + 1]]
 
     class ReplayEngine(Standalone):
         def open(self, setup):
-            return nullcontext(Replay(setup))
+            return nullcontext(Replay(setup, lambda work: Choice("sequential", 1, 1)))
 
     one.engine = ReplayEngine()
     return simulate(one).sha256
 
 
-def undisturbed(federation: Federation) -> str:
-    config, _ = read_config(federation.folder / "edge.yaml", ["engine=standalone"])
+def undisturbed(federation: Federation, *changes: str) -> str:
+    config, _ = read_config(federation.folder / "edge.yaml", [*SEQUENTIAL, *changes])
     return simulate(prepare(config, [])).sha256
