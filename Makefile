@@ -20,6 +20,8 @@ check: $(VENV)/ready
 	$(RUN)/mypy
 
 bench: $(VENV)/ready
+	$(RUN)/python -m benchmarks.simulation $(ARGS)
+	$(RUN)/python -m benchmarks.scale $(ARGS)
 	$(RUN)/python -m benchmarks.overhead $(ARGS)
 	$(RUN)/python -m benchmarks.communication $(ARGS)
 	$(RUN)/python -m benchmarks.mqtt $(ARGS)

@@ -35,7 +35,7 @@ class Stacked(Executor):
         self.sequential = Sequential(setup)
         self.verdicts: dict[str, bool] = {}
         self._steps: dict[object, TracedStep] = {}
-        self._memory: dict[int, Tensors] = {}
+        self._memory: Tensors = []
         self._rows: dict[object, Tensor] = {}
         self._natural: tuple[object, frozenset[str]] = (None, frozenset())
 
@@ -68,13 +68,15 @@ class Stacked(Executor):
         """The replies of all clients, those that are through at the same time in one stack."""
         run, task = self.sequential.run, work.task
         assert isinstance(task, LocalUpdate)
-        courses = [(client, task.visits(client)) for client in (run.client(id, work.round) for id in work.clients)]
-        # The sort is stable: clients with equal courses keep the order of the cohort.
-        courses.sort(key=lambda course: (-len(course[1].lengths), -len(course[1].order)))
+        # The sort is stable: clients with equally many examples keep the order of the cohort.
+        ids = sorted(work.clients, key=lambda id: -len(self.setup.data.train(id)))
         run.workspace.load(model_of(work.shared)).train()
-        for part in np.array_split(np.arange(len(courses)), -(-len(courses) // self.block)):
-            if len(part):
-                yield from self._train(work, task, Feed([courses[i] for i in part], self.setup.device))
+        for part in np.array_split(np.arange(len(ids)), -(-len(ids) // self.block)):
+            clients = [run.client(ids[i], work.round) for i in part]
+            courses = [(client, task.visits(client)) for client in clients]
+            courses.sort(key=lambda course: -len(course[1].lengths))
+            if courses:
+                yield from self._train(work, task, Feed(courses, self.setup.device))
 
     def _train(self, work: Work, task: LocalUpdate, feed: Feed) -> Iterator[Replies]:
         """Train one block; the replies of those who leave it, when they do.
@@ -125,12 +127,13 @@ class Stacked(Executor):
         yield leave(0, active)
 
     def _copies(self, start: ModelState, count: int) -> Tensors:
-        """The server's parameters `count` times, in memory that the next block of this size will use again."""
+        """The server's parameters `count` times, in memory that the next block will use again."""
         parts = tree.tensors(start.params)
-        if count not in self._memory:
-            self._memory[count] = [part.new_empty((count, *part.shape)) for part in parts]
-        torch._foreach_copy_(self._memory[count], [part.expand(count, *part.shape) for part in parts])
-        return self._memory[count]
+        if not self._memory or len(self._memory[0]) < count:
+            self._memory = [part.new_empty((count, *part.shape)) for part in parts]
+        copies = [memory[:count] for memory in self._memory]
+        torch._foreach_copy_(copies, [part.expand(count, *part.shape) for part in parts])
+        return copies
 
     def _no_negatives(self, feed: Feed) -> frozenset[str]:
         """The columns without negative numbers, as far as that is known of all that will ever come: of columns that all share."""

@@ -47,7 +47,7 @@ def ranks(folder: Path) -> dict[int, int]:
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     (folder / "kill.yaml").write_text(yaml.safe_dump(CONFIG))
-    return result(folder, start(folder, "run", "kill.yaml"))["sha256"]
+    return result(folder, start(folder, "run", "kill.yaml", "engine.executor=sequential", "engine.processes=1"))["sha256"]
 
 
 def test_ranks_are_started_and_end_normally(tmp_path, undisturbed):
