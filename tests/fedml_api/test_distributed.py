@@ -118,7 +118,7 @@ class Stage:
         return self.doors[name].receive(1)
 
     def say(self, name, type, payload, **more):
-        self.doors[name].send(Message(type, name, SERVER, payload, **more))
+        self.doors[name].send(Message(type, name, SERVER, payload, "run", **more))
 
     def answer(self, name, work, times=1):
         payload = ClientManager(self.doors[name], "run", None)._work(work.payload, work.round, self.runner)
