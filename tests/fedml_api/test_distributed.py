@@ -8,6 +8,7 @@ import torch
 
 from fedml_api import Classifier, Experiment, FedAvg, LocalSGD, Standalone, simulate
 from fedml_api.distributed import Loopback
+from fedml_api.distributed.parcel import objection
 from fedml_api.distributed.server import Patience, RemoteSession, ServerManager
 from fedml_api.distributed.worker import ClientManager
 from fedml_core import tree
@@ -221,6 +222,13 @@ def test_loopback_gives_the_bits_of_the_reference_for_any_number_of_workers(data
     reference = simulate(experiment(dataset, network, engine=Standalone())).sha256
     for workers in (1, 2, 5):
         assert simulate(experiment(dataset, network, engine=Loopback(workers=workers))).sha256 == reference
+
+
+def test_numbers_whose_sum_overflows_are_finite():
+    assert objection({"replies": {"c0": Reply(torch.full((9,), 3e38), 1.0, {})}}, ["c0"], None) is None
+    for number in ("inf", "-inf", "nan"):
+        answer = {"replies": {"c0": Reply(torch.tensor([1.0, float(number), 2.0]), 1.0, {})}}
+        assert "not finite" in str(objection(answer, ["c0"], None))
 
 
 def spoilt(payload, how):
