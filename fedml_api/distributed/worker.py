@@ -67,7 +67,8 @@ class ClientManager:
         except Exception as error:
             log.exception("this worker could not do what it was asked to")
             type, payload = "error", {"reason": f"{error.__class__.__name__}: {error}"}
-        self.com.send(Message(type, self.com.name, message.sender, payload, message.run, message.round, reply_to=message.id))
+        # The next client is trained while this answer is under way.
+        self.com.post(Message(type, self.com.name, message.sender, payload, message.run, message.round, reply_to=message.id))
 
     def _work(self, work: dict[str, Any], round: int, runner: Runner) -> dict[str, Tree]:
         if work["map"] != self.map:
