@@ -295,7 +295,8 @@ class RemoteValues(ClientValues):
             if able:
                 member = min(able, key=busy.__getitem__)
                 work = self._work(member, clients, aggregator)
-                inquiry.ask("work", member.name, work, self.cohort.round, about=(parcel, member))
+                # The model of a round is never written into, and this process may have a client of its own to train.
+                inquiry.ask("work", member.name, work, self.cohort.round, about=(parcel, member), wait=False)
                 busy[member] += 1
                 queue.remove(parcel)
 

@@ -106,13 +106,13 @@ class Inquiry:
         self.end = None if deadline is None else mailbox.clock() + deadline
         self.waiting: dict[str, Question] = {}
 
-    def ask(self, type: str, receiver: str, payload: Tree = None, round: int = -1, about: Any = None) -> None:
-        """Ask one more question.
+    def ask(self, type: str, receiver: str, payload: Tree = None, round: int = -1, about: Any = None, wait: bool = True) -> None:
+        """Ask one more question; `wait` as in `Worker.send`.
 
         Raises:
             CommunicationError: it cannot be sent.
         """
-        self.waiting[self.mailbox.worker.send(type, receiver, payload, round)] = Question(receiver, about)
+        self.waiting[self.mailbox.worker.send(type, receiver, payload, round, wait=wait)] = Question(receiver, about)
 
     def attend(self, timeout: float | None = None) -> list[Outcome] | None:
         """See to the next message, whatever it is, and say what it settles; None if none comes in time.
