@@ -25,7 +25,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from fedml_api.distributed.parcel import carry_out, objection
+from fedml_core import tree
 from fedml_core.communication.com_manager import GONE, ComManager
 from fedml_core.communication.message import Message
 from fedml_core.errors import CommunicationError, RoundFailed
@@ -148,6 +151,7 @@ class RemoteSession(Session):
         clients: all clients, by their number of examples; the largest are handed out first.
         runner: carries out clients in the server's own process, beside the workers; None if the server only serves.
         fold_on_workers: fold on each worker and send one accumulator, where the exact order of additions does not matter.
+        device: where what workers send is to lie.
     """
 
     def __init__(
@@ -156,8 +160,10 @@ class RemoteSession(Session):
         clients: Mapping[str, int],
         runner: ClientRunner | None = None,
         fold_on_workers: bool = False,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  (a value)
     ) -> None:
         self.server, self.clients, self.runner, self.fold_on_workers = server, clients, runner, fold_on_workers
+        self.device = device
         self.states: dict[str, Tree] = {}
 
     def population(self) -> Sequence[str]:
@@ -261,7 +267,7 @@ class RemoteValues(ClientValues):
                     problem = outcome.reason or objection(outcome.message.payload, parcels[parcel], self.shared)
                     if not problem:
                         answers += 1
-                        yield parcel, outcome.message.payload
+                        yield parcel, tree.to(outcome.message.payload, self.session.device)
                         continue
                     failed.append(parcel)
                     problem = f"{name}: {outcome.question.worker} failed: {problem}"
