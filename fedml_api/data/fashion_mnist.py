@@ -9,6 +9,7 @@ import torch
 
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.idx import read_idx
+from fedml_api.data.mapped import identity, mapped
 from fedml_api.data.partitioned import PartitionedSource
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
@@ -27,11 +28,14 @@ class FashionMnist(PartitionedSource):
 
     def read(self, root: Path) -> tuple[Examples, Examples]:
         folders = (root / "fashion_mnist", SYSTEM_FOLDER)
-        return _examples("train", folders), _examples("t10k", folders)
+        train, test = (
+            (_find(f"{part}-images-idx3-ubyte", folders), _find(f"{part}-labels-idx1-ubyte", folders)) for part in ("train", "t10k")
+        )
+        about = [identity(path) for path in (*train, *test)]
+        return mapped(lambda: (_examples(*train), _examples(*test)), self, about, root)
 
 
-def _examples(part: str, folders: tuple[Path, ...]) -> Examples:
-    image_file, label_file = _find(f"{part}-images-idx3-ubyte", folders), _find(f"{part}-labels-idx1-ubyte", folders)
+def _examples(image_file: Path, label_file: Path) -> Examples:
     images, labels = read_idx(image_file), read_idx(label_file)
     if images.dtype != np.uint8 or images.shape[1:] != (28, 28) or not len(images):
         raise DataError(f"{image_file}: holds {images.dtype} {list(images.shape)}, not uint8 images of [n, 28, 28]")

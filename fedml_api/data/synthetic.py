@@ -10,9 +10,10 @@ import torch
 from msgspec import Meta
 
 from fedml_api.data.dataset import DataSource, FederatedDataset, data_sources
+from fedml_api.data.mapped import mapped
 from fedml_core.partition import natural
 from fedml_core.rng import rng
-from fedml_core.settings import settings
+from fedml_core.settings import settings, to_plain
 from fedml_core.trainer import Examples
 
 FEATURES, CLASSES = 60, 10
@@ -47,16 +48,24 @@ class Synthetic(DataSource):
     largest: Annotated[int, Meta(ge=50)] = 100_000
 
     def load(self, seed: int, root: Path) -> FederatedDataset:
-        drawn = [self._client(rng(seed, "synthetic", client)) for client in range(self.clients)]
+        sizes = np.array([self._size(_stream(seed, client)) for client in range(self.clients)])
+        train, test = mapped(lambda: self._draw(seed), self, [to_plain(self), seed], root)
+        name = f"synthetic({self.alpha:g}, {self.beta:g})"
+        cuts = sizes * 9 // 10
+        return FederatedDataset(train, test, _rows(cuts), _rows(sizes - cuts), CLASSES, name)
+
+    def _draw(self, seed: int) -> tuple[Examples, Examples]:
+        drawn = [self._client(_stream(seed, client)) for client in range(self.clients)]
         train = [(x[: len(y) * 9 // 10], y[: len(y) * 9 // 10]) for x, y in drawn]
         test = [(x[len(y) * 9 // 10 :], y[len(y) * 9 // 10 :]) for x, y in drawn]
-        (train_examples, train_parts), (test_examples, test_parts) = _pool(train), _pool(test)
-        name = f"synthetic({self.alpha:g}, {self.beta:g})"
-        return FederatedDataset(train_examples, test_examples, train_parts, test_parts, CLASSES, name)
+        return _pool(train), _pool(test)
+
+    def _size(self, random: np.random.Generator) -> int:
+        return min(50 + int(random.lognormal(4, 2)), self.largest)
 
     def _client(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Inputs `[n, 60]` and labels `[n]`; examples are independent, so their order means nothing."""
-        n = min(50 + int(random.lognormal(4, 2)), self.largest)
+        n = self._size(random)
         u, B = random.normal(0, self.alpha), random.normal(0, self.beta)
         v = random.normal(B, 1, FEATURES)
         W, b = random.normal(u, 1, (FEATURES, CLASSES)), random.normal(u, 1, CLASSES)
@@ -64,8 +73,17 @@ class Synthetic(DataSource):
         return x, (x @ W + b).argmax(axis=1)
 
 
-def _pool(clients: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Examples, dict[str, np.ndarray]]:
-    """All clients' examples as shared columns, and each client's rows."""
+def _stream(seed: int, client: int) -> np.random.Generator:
+    return rng(seed, "synthetic", client)
+
+
+def _rows(sizes: np.ndarray) -> dict[str, np.ndarray]:
+    """Each client's rows, where so many of each lie one after the other."""
+    return natural(np.arange(len(sizes)).repeat(sizes))
+
+
+def _pool(clients: list[tuple[np.ndarray, np.ndarray]]) -> Examples:
+    """All clients' examples as shared columns."""
     x = torch.from_numpy(np.concatenate([x for x, _ in clients]).astype(np.float32))
     y = torch.from_numpy(np.concatenate([y for _, y in clients]))
-    return Examples({"x": x, "y": y}), natural(np.arange(len(clients)).repeat([len(y) for _, y in clients]))
+    return Examples({"x": x, "y": y})

@@ -65,7 +65,7 @@ def serve_devices(engine: Edge, com: ComManager, setup: Setup) -> Iterator[Sessi
     server = ServerManager(com, engine.run, setup.identity, welcome={"recipe": setup.recipe, "identity": setup.identity})
     finished = False
     try:
-        yield EdgeSession(engine, server, setup.data.client_ids)
+        yield EdgeSession(engine, server, setup)
         finished = True
     finally:
         # After a failure the devices are left waiting: the resumed server finds them there.
@@ -76,11 +76,11 @@ def serve_devices(engine: Edge, com: ComManager, setup: Setup) -> Iterator[Sessi
 class EdgeSession(RemoteSession):
     """Rounds over whoever is present, ended by a goal or a deadline."""
 
-    def __init__(self, engine: Edge, server: ServerManager, known: Sequence[str]) -> None:
-        super().__init__(server, {})
+    def __init__(self, engine: Edge, server: ServerManager, setup: Setup) -> None:
+        super().__init__(server, {}, device=setup.device)
         self.engine = engine
         # Devices that are named like clients of the data set keep its order, so that the run can be compared with a simulation.
-        self.order = {client: i for i, client in enumerate(known)}
+        self.order = {client: i for i, client in enumerate(setup.data.client_ids)}
 
     def population(self) -> Sequence[str]:
         self._await_devices()

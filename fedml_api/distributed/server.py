@@ -19,17 +19,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from fedml_api.distributed.parcel import carry_out, objection
+from fedml_core import tree
 from fedml_core.communication.com_manager import GONE, ComManager
 from fedml_core.communication.message import Message
 from fedml_core.errors import CommunicationError, RoundFailed
 from fedml_core.federation import Aggregator, ClientRunner, ClientValues, Cohort, Folded, Reply, Session, Task, describe
 from fedml_core.tree import Tree
+from fedml_core.worker import Inquiry, Mailbox, Worker
+from fedml_core.worker.worker import ERROR
 
 log = logging.getLogger("fedml")
 PROTOCOL = 1
@@ -52,14 +58,13 @@ class Patience:
     deadline: float | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Member:
-    """A worker that has joined: the clients it hosts (None: any), the map whose `shared` it has, and how much it was handed."""
+    """A worker that has joined: the clients it hosts (None: any), and the map whose `shared` it has."""
 
     name: str
     hosts: dict[str, int] | None
     map: int = -1
-    handed: int = 0
 
     def can(self, clients: Sequence[str]) -> bool:
         """Whether it can carry these clients out."""
@@ -70,7 +75,12 @@ class ServerManager:
     """Who has joined, and what they are doing."""
 
     def __init__(self, com: ComManager, run: str, config: str, patience: Patience = Patience(), welcome: Tree = None) -> None:
-        self.com, self.run, self.config, self.patience, self.welcome = com, run, config, patience, welcome
+        self.worker, self.config, self.patience, self.welcome = Worker(com, run), config, patience, welcome
+        self.mailbox = Mailbox(self.worker)
+        self.worker.register_message_handler("join", self._join)
+        self.worker.register_message_handler(GONE, self._gone)
+        for answer in ("done", ERROR):
+            self.worker.register_message_handler(answer, self._unasked)
         self.members: dict[str, Member] = {}
         self.maps = 0
 
@@ -83,45 +93,37 @@ class ServerManager:
         end = None if timeout is None else time.monotonic() + timeout
         while len(self.members) < workers:
             left = None if end is None else end - time.monotonic()
-            message = self.com.receive(left) if left is None or left > 0 else None
+            message = self.worker.next(left) if left is None or left > 0 else None
             if message is None:
                 raise CommunicationError(
                     f"{len(self.members)} of {workers} workers joined within {timeout} s: start the others, or ask for fewer"
                 )
-            self.attend(message)
+            self.mailbox.handle(message)
 
     def attend_all(self, at_least: int) -> None:
         """Attend to what has arrived, and wait until `at_least` workers are present."""
         if len(self.members) < at_least:
             log.info("waiting for %d more", at_least - len(self.members))
-        while (message := self.com.receive(0 if len(self.members) >= at_least else None)) is not None:
-            self.attend(message)
+        while (message := self.worker.next(0 if len(self.members) >= at_least else None)) is not None:
+            self.mailbox.handle(message)
 
-    def new_map(self) -> None:
-        """From here on, what is handed out belongs to the next map; what is still under way is no longer waited for."""
-        self.maps += 1
-        for member in self.members.values():
-            member.handed = 0
+    def _gone(self, message: Message) -> None:
+        if self.members.pop(message.sender, None) is not None:
+            log.warning("%s is gone", message.sender)
 
-    def attend(self, message: Message) -> None:
-        """What is to be done about a message that answers nothing: somebody joins, somebody is gone."""
-        match message.type:
-            case "join":
-                self._join(message)
-            case "gone" if message.sender in self.members:
-                log.warning("%s is gone", message.sender)
-                del self.members[message.sender]
+    def _unasked(self, message: Message) -> None:
+        log.info("%s answers what this server has not asked it", message.sender)
 
     def _join(self, message: Message) -> None:
         rivals = [member for name, member in self.members.items() if name != message.sender]
         reason = self._objection(message.payload, rivals)
         if reason is not None:
             log.warning("refused %s: %s", message.sender, reason)
-            self.send("refused", message.sender, {"reason": reason}, reply_to=message.id)
+            self.worker.reply(message, {"reason": reason}, "refused")
             return
         self.members[message.sender] = Member(message.sender, message.payload["hosts"])
         log.info("%s joined; %d present", message.sender, len(self.members))
-        self.send("welcome", message.sender, {"config": self.welcome}, reply_to=message.id)
+        self.worker.reply(message, {"config": self.welcome}, "welcome")
 
     def _objection(self, about: Any, rivals: list[Member]) -> str | None:
         """Why a worker that says this about itself cannot join, and what to do about it."""
@@ -135,16 +137,10 @@ class ServerManager:
                 return f"client {taken[0]} is here already, at another worker: give each device its own name" if taken else None
         return "its join message is not one of this protocol: install the same version of fedml on both"
 
-    def send(self, type: str, receiver: str, payload: Tree, round: int = -1, reply_to: str = "") -> str:
-        """Send and return the message's id."""
-        message = Message(type, self.com.name, receiver, payload, self.run, round, reply_to=reply_to)
-        self.com.send(message)
-        return message.id
-
     def finish(self) -> None:
         """Tell everybody that the run is over."""
         for name in self.members:
-            self.send("finish", name, {})
+            self.worker.send("finish", name, {})
         self.members.clear()
 
 
@@ -160,6 +156,7 @@ class RemoteSession(Session):
         clients: all clients, by their number of examples; the largest are handed out first.
         runner: carries out clients in the server's own process, beside the workers; None if the server only serves.
         fold_on_workers: fold on each worker and send one accumulator, where the exact order of additions does not matter.
+        device: where what workers send is to lie.
     """
 
     def __init__(
@@ -168,8 +165,10 @@ class RemoteSession(Session):
         clients: Mapping[str, int],
         runner: ClientRunner | None = None,
         fold_on_workers: bool = False,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  (a value)
     ) -> None:
         self.server, self.clients, self.runner, self.fold_on_workers = server, clients, runner, fold_on_workers
+        self.device = device
         self.states: dict[str, Tree] = {}
 
     def population(self) -> Sequence[str]:
@@ -199,7 +198,6 @@ class RemoteValues(ClientValues):
     def __init__(self, cohort: RemoteCohort, task: Task, shared: Tree, own: Mapping[str, Tree]) -> None:
         self.cohort, self.task, self.shared, self.own = cohort, task, shared, own
         self.session, self.server = cohort.session, cohort.session.server
-        self.aggregator: Aggregator | None = None
 
     def __iter__(self) -> Iterator[tuple[str, Reply]]:
         waiting = deque(self.cohort.clients)
@@ -250,72 +248,48 @@ class RemoteValues(ClientValues):
     def _ask(self, parcels: list[list[str]], aggregator: Aggregator | None) -> Iterator[tuple[int, dict[str, Any]]]:
         """Have the parcels carried out, the largest first, and yield (number of the parcel, answer) as they are done."""
         self.ask_once()
-        self.aggregator = aggregator
         server, patience, name = self.server, self.server.patience, f"round {self.cohort.round + 1}"
         queue = deque(sorted(range(len(parcels)), key=lambda i: -self._size(parcels[i])))
-        under_way: dict[str, tuple[int, Member]] = {}
         goal = min(patience.goal or len(parcels), len(parcels))
         minimum = goal if patience.minimum is None else min(patience.minimum, len(parcels))
-        end = None if patience.deadline is None else time.monotonic() + patience.deadline
+        present = set(server.members)
         answers = 0
         failed: list[int] = []
-        server.new_map()
-        while answers < goal and (queue or under_way):
-            self._hand_out(queue, parcels, aggregator, under_way)
-            here = self.session.runner is not None and queue
-            message = server.com.receive(0 if here else None if end is None else max(0.0, end - time.monotonic()))
-            if message is None and here:
-                parcel = queue.popleft()
-                answers += 1
-                yield parcel, self._here(parcels[parcel], aggregator)
-            elif message is None:
-                break
-            elif message.type == "done" and self._answers(message, under_way) and not self._objection(message, parcels, under_way):
-                parcel, member = under_way.pop(message.reply_to)
-                member.handed -= 1
-                answers += 1
-                yield parcel, message.payload
-            else:
-                lost, reason = self._losses(message, parcels, under_way)
-                failed += lost
-                if reason and patience.minimum is None:
-                    raise CommunicationError(f"{name}: {reason}")
-                if reason:
-                    log.warning("%s: %s", name, reason)
-        self.cohort.missing = [
-            client for i in sorted({*queue, *(parcel for parcel, _ in under_way.values()), *failed}) for client in parcels[i]
-        ]
+        server.maps += 1
+        with closing(server.mailbox.inquire(patience.deadline)) as inquiry:
+            while answers < goal and (queue or inquiry.waiting):
+                self._hand_out(queue, parcels, aggregator, inquiry)
+                here = self.session.runner is not None and queue
+                outcomes = inquiry.attend(0 if here else None)
+                if outcomes is None and here:
+                    parcel = queue.popleft()
+                    answers += 1
+                    yield parcel, self._here(parcels[parcel], aggregator)
+                elif outcomes is None:
+                    break
+                for outcome in outcomes or ():
+                    parcel, _ = outcome.question.about
+                    problem = outcome.reason or objection(
+                        outcome.message.payload, parcels[parcel], self.task, self.shared, aggregator
+                    )
+                    if not problem:
+                        answers += 1
+                        yield parcel, tree.to(outcome.message.payload, self.session.device)
+                        continue
+                    failed.append(parcel)
+                    problem = f"{name}: {outcome.question.worker} failed: {problem}"
+                    if patience.minimum is None:
+                        raise CommunicationError(problem)
+                    log.warning(problem)
+                if patience.minimum is None and (gone := present - set(server.members)):
+                    raise CommunicationError(f"{name}: {min(gone)} is gone")
+            pending = {question.about[0] for question in inquiry.waiting.values()}
+        self.cohort.missing = [client for i in sorted({*queue, *pending, *failed}) for client in parcels[i]]
         if answers < minimum:
             raise RoundFailed(
                 f"{name}: {answers} of {len(parcels)} clients replied, at least {minimum} are needed; lower the minimum, raise the "
                 "deadline, or see why the others are silent"
             )
-
-    def _answers(self, message: Message, under_way: dict[str, tuple[int, Member]]) -> bool:
-        """Whether the message answers work that is under way, and comes from the worker that was asked."""
-        return message.reply_to in under_way and under_way[message.reply_to][1].name == message.sender
-
-    def _objection(self, message: Message, parcels: list[list[str]], under_way: dict[str, tuple[int, Member]]) -> str | None:
-        return objection(message.payload, parcels[under_way[message.reply_to][0]], self.task, self.shared, self.aggregator)
-
-    def _losses(
-        self, message: Message, parcels: list[list[str]], under_way: dict[str, tuple[int, Member]]
-    ) -> tuple[list[int], str]:
-        """Parcels that will not be answered, and why, if this message says so; anything else it says is attended to."""
-        if message.type in ("done", "error") and self._answers(message, under_way):
-            match message:
-                case Message(type="error", payload={"reason": str(reason)}):
-                    pass
-                case _:
-                    reason = self._objection(message, parcels, under_way) or "without a reason"
-            parcel, member = under_way.pop(message.reply_to)
-            member.handed -= 1
-            return [parcel], f"{member.name} failed: {reason}"
-        gone = message.type == GONE and message.sender in self.server.members
-        lost = [id for id, (_, member) in under_way.items() if gone and member.name == message.sender]
-        parcels = [under_way.pop(id)[0] for id in lost]
-        self.server.attend(message)
-        return parcels, f"{message.sender} is gone" if gone else ""
 
     def _here(self, clients: list[str], aggregator: Aggregator | None) -> dict[str, Any]:
         """Carry a parcel out in the server's own process."""
@@ -323,26 +297,25 @@ class RemoteValues(ClientValues):
         assert session.runner is not None
         return carry_out(session.runner, self.cohort.round, self.task, self.shared, clients, self.own, session.states, aggregator)
 
-    def _hand_out(
-        self,
-        queue: deque[int],
-        parcels: list[list[str]],
-        aggregator: Aggregator | None,
-        under_way: dict[str, tuple[int, Member]],
-    ) -> None:
+    def _hand_out(self, queue: deque[int], parcels: list[list[str]], aggregator: Aggregator | None, inquiry: Inquiry) -> None:
         """Give every worker that has too little to do the next parcel that it can carry out."""
+        # By member, not by name: a worker that joins anew has forgotten what it was handed.
+        busy = Counter(question.about[1] for question in inquiry.waiting.values())
         for parcel in list(queue):
             clients = parcels[parcel]
             ahead = AHEAD if aggregator is None and len(queue) > self._places else 0
-            able = [member for member in self.server.members.values() if member.handed <= ahead and member.can(clients)]
+            able = [member for member in self.server.members.values() if busy[member] <= ahead and member.can(clients)]
             if able:
-                member = min(able, key=lambda member: member.handed)
-                under_way[self._send(member, clients, aggregator)] = (parcel, member)
+                member = min(able, key=busy.__getitem__)
+                work = self._work(member, clients, aggregator)
+                # The model of a round is never written into, and this process may have a client of its own to train.
+                inquiry.ask("work", member.name, work, self.cohort.round, about=(parcel, member), wait=False)
+                busy[member] += 1
                 queue.remove(parcel)
 
-    def _send(self, member: Member, clients: list[str], aggregator: Aggregator | None) -> str:
+    def _work(self, member: Member, clients: list[str], aggregator: Aggregator | None) -> dict[str, Tree]:
         maps, states = self.server.maps, self.session.states
-        work = {
+        work: dict[str, Tree] = {
             "map": maps,
             "task": describe(self.task),
             "shared": self.shared if member.map != maps else None,
@@ -352,5 +325,4 @@ class RemoteValues(ClientValues):
             "fold": None if aggregator is None else describe(aggregator),
         }
         member.map = maps
-        member.handed += 1
-        return self.server.send("work", member.name, work, self.cohort.round)
+        return work

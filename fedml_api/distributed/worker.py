@@ -6,8 +6,11 @@ import logging
 import threading
 from typing import Any
 
+import torch
+
 from fedml_api.distributed.parcel import Runner, carry_out
 from fedml_api.distributed.server import PROTOCOL
+from fedml_core import tree
 from fedml_core.communication.com_manager import GONE, ComManager
 from fedml_core.communication.message import SERVER, Message
 from fedml_core.errors import CommunicationError, FedMLError
@@ -25,10 +28,18 @@ class ClientManager:
     Args:
         run: the run to join; `config`: hash of the configuration that this worker was made from, or None if it has none.
         hosts: the clients it can carry out, with their numbers of examples; None for any.
+        device: where what the server sends is to lie.
     """
 
-    def __init__(self, com: ComManager, run: str, config: str | None, hosts: dict[str, int] | None = None) -> None:
-        self.com, self.run, self.config, self.hosts = com, run, config, hosts
+    def __init__(
+        self,
+        com: ComManager,
+        run: str,
+        config: str | None,
+        hosts: dict[str, int] | None = None,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  (a value)
+    ) -> None:
+        self.com, self.run, self.config, self.hosts, self.device = com, run, config, hosts, device
         self.map, self.shared = -1, None
 
     def join(self, timeout: float = 60.0) -> Tree:
@@ -71,11 +82,13 @@ class ClientManager:
         except Exception as error:
             log.exception("this worker could not do what it was asked to")
             type, payload = "error", {"reason": f"{error.__class__.__name__}: {error}"}
-        self.com.send(Message(type, self.com.name, message.sender, payload, message.run, message.round, reply_to=message.id))
+        # The next client is trained while this answer is under way.
+        self.com.post(Message(type, self.com.name, message.sender, payload, message.run, message.round, reply_to=message.id))
 
     def _work(self, work: dict[str, Any], round: int, runner: Runner) -> dict[str, Tree]:
         if work["map"] != self.map:
-            self.map, self.shared = work["map"], work["shared"]
+            self.map, self.shared = work["map"], tree.to(work["shared"], self.device)
         aggregator = None if work["fold"] is None else restore(Aggregator, work["fold"])
         task = restore(Task, work["task"])
-        return carry_out(runner, round, task, self.shared, work["clients"], work["own"], work["states"], aggregator)
+        own, states = tree.to(work["own"], self.device), tree.to(work["states"], self.device)
+        return carry_out(runner, round, task, self.shared, work["clients"], own, states, aggregator)

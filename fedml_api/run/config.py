@@ -15,9 +15,10 @@ from fedml_api.algorithms import FedAvg
 from fedml_api.data import DataSource, Mnist5k
 from fedml_api.distributed import Loopback, Mpi  # noqa: F401 (registers)
 from fedml_api.model import ModelSpec, ReddiCNN
-from fedml_api.run.experiment import Experiment, device_problems
+from fedml_api.run.experiment import Experiment
 from fedml_api.standalone import Standalone
 from fedml_core import rng
+from fedml_core.devices import device_problems
 from fedml_core.errors import ConfigError, FedMLError
 from fedml_core.federation import Algorithm, Engine
 from fedml_core.settings import build, settings, to_plain

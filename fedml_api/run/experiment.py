@@ -18,6 +18,7 @@ from fedml_api.data.dataset import FederatedDataset
 from fedml_api.run.checkpoint import Checkpoints
 from fedml_api.standalone import Standalone
 from fedml_core import rng, tree
+from fedml_core.devices import device_problems
 from fedml_core.errors import ConfigError, DivergedError, RoundFailed, RunError
 from fedml_core.federation import Algorithm, Cohort, Engine, Mean, Session, Setup, Workspace
 from fedml_core.trainer import Classifier, ModelState, ModelTrainer
@@ -60,7 +61,7 @@ class Experiment:
 
     def setup(self) -> Setup:
         """What the engine gets to see: everything but the algorithm."""
-        device = torch.device(self.device)
+        device = self.engine.device(torch.device(self.device))
         module = copy.deepcopy(self.model).to(device)
         data, precision = self.data.to(device), PRECISIONS.get(self.precision)
         return Setup(self.trainer, module, data, self.seed, device, self.identity, self.recipe, precision, self.rounds)
@@ -84,24 +85,7 @@ class Experiment:
             )
         if self.precision not in PRECISIONS:
             found.append(f"precision = '{self.precision}': must be one of {', '.join(PRECISIONS)}")
-        return found + device_problems(self.device)
-
-
-def device_problems(device: str) -> list[str]:
-    """What is wrong with a device's name, or with asking for it on this machine."""
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = torch.device("meta")
-    if chosen.type not in ("cpu", "cuda"):
-        return [f"device = '{device}': must be cpu, cuda or cuda:N"]
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count() > 0:
-        return [f"device = '{device}': there are only {torch.cuda.device_count()} CUDA devices, counted from 0"]
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        return [
-            f"device = '{device}': torch {torch.__version__} sees no CUDA device here; use device=cpu, or a CUDA build of torch"
-        ]
-    return []
+        return found + device_problems(self.device) + self.engine.unfit()
 
 
 @dataclass(frozen=True)

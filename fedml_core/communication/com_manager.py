@@ -31,6 +31,10 @@ class ComManager(ABC):
             CommunicationError: the receiver is unknown, or this door is closed.
         """
 
+    def post(self, message: Message) -> None:
+        """Like `send`, for a payload that nobody will write into any more: may return while it is still under way."""
+        self.send(message)
+
     @abstractmethod
     def receive(self, timeout: float | None = None) -> Message | None:
         """The next message, or None if none came within `timeout` seconds (None: wait for ever) or the door was closed.

@@ -110,6 +110,14 @@ class MpiComManager(ComManager):
         atexit.register(self._leave)
 
     def send(self, message: Message) -> None:
+        outgoing = self._hand_over(message)
+        if outgoing.long:
+            self._drive(lambda: outgoing.done)
+
+    def post(self, message: Message) -> None:
+        self._hand_over(message)
+
+    def _hand_over(self, message: Message) -> _Outgoing:
         if message.receiver not in self._names:
             raise CommunicationError(unknown("worker", message.receiver, self._names))
         parts = codec.encode(message)
@@ -119,8 +127,7 @@ class MpiComManager(ComManager):
             outgoing = self._start(message.receiver, _segments(parts)) if self._open else None
         if outgoing is None:
             raise CommunicationError(f"{self.name} has closed its door; message '{message.type}' is not sent")
-        if outgoing.long:
-            self._drive(lambda: outgoing.done)
+        return outgoing
 
     def receive(self, timeout: float | None = None) -> Message | None:
         """As in `ComManager`.

@@ -96,6 +96,14 @@ class Engine(ABC):
         """Be a worker until the run is over, if that is what this process is there for; whether it was."""
         return False
 
+    def unfit(self) -> list[str]:
+        """What keeps these settings from working on this machine, one line each."""
+        return []
+
+    def device(self, default: torch.device) -> torch.device:
+        """Where this process computes, in a run whose device is `default`."""
+        return default
+
     @abstractmethod
     def open(self, setup: Setup) -> AbstractContextManager[Session]:
         """Start; leaving the context stops everything that was started."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
 
 from fedml_core.communication.com_manager import GONE
 from fedml_core.communication.message import Message
@@ -46,23 +49,106 @@ class Mailbox:
             minimum: fewer are an error; None: as many as the goal.
             deadline: seconds from now after which no more are waited for; None: for ever.
         """
-        replies = Replies(self, goal, minimum, deadline)
+        replies = Replies(self.inquire(deadline), goal, minimum)
         for receiver, payload in payloads.items():
             try:
-                replies.waiting[self.worker.send(type, receiver, payload, round)] = receiver
+                replies.inquiry.ask(type, receiver, payload, round)
             except CommunicationError as error:
                 replies.failed[receiver] = str(error)
         return replies
 
-    def is_stray(self, message: Message) -> bool:
-        """Whether a message answers a question that is settled; it is counted."""
-        stray = message.reply_to in self._settled
-        self.stray += stray
-        return stray
+    def inquire(self, deadline: float | None = None) -> Inquiry:
+        """Questions to be asked one by one, with what was answered before in mind; to be closed at the end.
+
+        Args:
+            deadline: seconds from now after which no answer is waited for; None: for ever.
+        """
+        return Inquiry(self, deadline)
+
+    def handle(self, message: Message) -> None:
+        """Hand a message to the handlers of the worker, or count it, if it answers a question that is settled."""
+        if message.reply_to in self._settled:
+            self.stray += 1
+        else:
+            self.worker.handle(message)
 
     def settle(self, id: str) -> None:
         """From now on, answers to the question `id` are stray."""
         self._settled.add(id)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked of `worker`; `about` is for whoever asks, to know it by."""
+
+    worker: str
+    about: Any = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a question ended: by a message that answers it, or by one that is a reason why there will be no answer."""
+
+    question: Question
+    message: Message
+    reason: str = ""
+
+
+class Inquiry:
+    """Questions whose answers are waited for together.
+
+    Attributes:
+        waiting: the questions that are open, by the ids of their messages.
+    """
+
+    def __init__(self, mailbox: Mailbox, deadline: float | None) -> None:
+        self.mailbox = mailbox
+        self.end = None if deadline is None else mailbox.clock() + deadline
+        self.waiting: dict[str, Question] = {}
+
+    def ask(self, type: str, receiver: str, payload: Tree = None, round: int = -1, about: Any = None, wait: bool = True) -> None:
+        """Ask one more question; `wait` as in `Worker.send`.
+
+        Raises:
+            CommunicationError: it cannot be sent.
+        """
+        self.waiting[self.mailbox.worker.send(type, receiver, payload, round, wait=wait)] = Question(receiver, about)
+
+    def attend(self, timeout: float | None = None) -> list[Outcome] | None:
+        """See to the next message, whatever it is, and say what it settles; None if none comes in time.
+
+        Args:
+            timeout: seconds to wait at most; None: until the deadline.
+
+        Raises:
+            CommunicationError: the door was closed.
+        """
+        left = None if self.end is None else max(self.end - self.mailbox.clock(), 0.0)
+        wait = min((limit for limit in (left, timeout) if limit is not None), default=None)
+        message = self.mailbox.worker.next(wait)
+        if message is None:
+            if wait is None:
+                raise CommunicationError(f"{self.mailbox.worker.name} closed its door while it waited for answers")
+            return None
+        question = self.waiting.get(message.reply_to)
+        if question is not None and question.worker == message.sender:
+            self._settle(message.reply_to)
+            return [Outcome(question, message, _reason(message) if message.type == ERROR else "")]
+        lost: list[Outcome] = []
+        if message.type == GONE:
+            ids = [id for id, question in self.waiting.items() if question.worker == message.sender]
+            lost = [Outcome(self._settle(id), message, "it is gone") for id in ids]
+        self.mailbox.handle(message)
+        return lost
+
+    def close(self) -> None:
+        """Wait for no more: what still comes is late."""
+        for id in self.waiting:
+            self.mailbox.settle(id)
+
+    def _settle(self, id: str) -> Question:
+        self.mailbox.settle(id)
+        return self.waiting.pop(id)
 
 
 class Replies:
@@ -72,62 +158,41 @@ class Replies:
         CommunicationError: by the iteration, once the minimum is out of reach, or the door was closed.
 
     Attributes:
-        waiting: id of the question -> worker; at the end, those that did not answer in time.
         failed: worker -> reason: it answered with an error, is gone, or could not be asked.
         arrived: number of answers.
     """
 
-    def __init__(self, mailbox: Mailbox, goal: int | None, minimum: int | None, deadline: float | None) -> None:
-        self.mailbox, self.goal, self.minimum = mailbox, goal, minimum
-        self.end = None if deadline is None else mailbox.clock() + deadline
-        self.waiting: dict[str, str] = {}
+    def __init__(self, inquiry: Inquiry, goal: int | None, minimum: int | None) -> None:
+        self.inquiry, self.goal, self.minimum = inquiry, goal, minimum
         self.failed: dict[str, str] = {}
         self.arrived = 0
+
+    @property
+    def waiting(self) -> dict[str, str]:
+        """Id of the question -> worker; at the end, those that did not answer in time."""
+        return {id: question.worker for id, question in self.inquiry.waiting.items()}
 
     def __iter__(self) -> Iterator[tuple[str, Message]]:
         asked = self.arrived + len(self.waiting) + len(self.failed)
         goal = asked if self.goal is None else min(self.goal, asked)
         minimum = goal if self.minimum is None else self.minimum
-        try:
+        with closing(self.inquiry):
             while self.arrived < goal and self.waiting and self.arrived + len(self.waiting) >= minimum:
-                message = self._next()
-                if message is None:
+                outcomes = self.inquiry.attend()
+                if outcomes is None:
                     break
-                worker = self.waiting.get(message.reply_to)
-                if worker is None or message.type == ERROR:
-                    self._note(message)
-                    continue
-                self._settle(message.reply_to)
-                self.arrived += 1
-                yield worker, message
-        finally:
-            for id in self.waiting:
-                self.mailbox.settle(id)
+                for outcome in outcomes:
+                    if outcome.reason:
+                        self.failed[outcome.question.worker] = outcome.reason
+                    else:
+                        self.arrived += 1
+                        yield outcome.question.worker, outcome.message
         if self.arrived < minimum:
             reasons = self.failed | dict.fromkeys(self.waiting.values(), "no answer in time")
             listed = "; ".join(f"{worker}: {reason}" for worker, reason in sorted(reasons.items()))
             raise CommunicationError(f"{self.arrived} of {asked} workers answered, at least {minimum} are needed ({listed})")
 
-    def _next(self) -> Message | None:
-        """The next message of any kind; None: the deadline is over."""
-        left = None if self.end is None else max(self.end - self.mailbox.clock(), 0.0)
-        message = self.mailbox.worker.next(left)
-        if message is None and self.end is None:
-            raise CommunicationError(f"{self.mailbox.worker.name} closed its door while it waited for answers")
-        return message
 
-    def _note(self, message: Message) -> None:
-        """What a message means that is not an answer: an error, a peer that is gone, a stray, or something for the handlers."""
-        if message.reply_to in self.waiting:
-            reason = message.payload.get("reason", "") if isinstance(message.payload, dict) else ""
-            self.failed[self._settle(message.reply_to)] = str(reason) or "it reports an error"
-            return
-        if message.type == GONE:
-            for id in [id for id, worker in self.waiting.items() if worker == message.sender]:
-                self.failed[self._settle(id)] = "it is gone"
-        if not self.mailbox.is_stray(message):
-            self.mailbox.worker.handle(message)
-
-    def _settle(self, id: str) -> str:
-        self.mailbox.settle(id)
-        return self.waiting.pop(id)
+def _reason(message: Message) -> str:
+    reason = message.payload.get("reason") if isinstance(message.payload, dict) else None
+    return reason[:2000] if isinstance(reason, str) and reason else "it reports an error"

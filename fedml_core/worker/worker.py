@@ -42,14 +42,17 @@ class Worker:
         """From now on, `handler` is called with each message of this type; what it returns is ignored."""
         self._handlers[type] = handler
 
-    def send(self, type: str, receiver: str, payload: Tree = None, round: int = -1, reply_to: str = "") -> str:
+    def send(self, type: str, receiver: str, payload: Tree = None, round: int = -1, reply_to: str = "", wait: bool = True) -> str:
         """Send a message of this run, and return its id.
+
+        Args:
+            wait: return only when the payload may be written into again.
 
         Raises:
             CommunicationError: the receiver is unknown, the payload not a tree, or the door closed.
         """
         message = Message(type, self.name, receiver, payload, self.run_id, round, reply_to=reply_to)
-        self.com.send(message)
+        (self.com.send if wait else self.com.post)(message)
         return message.id
 
     def reply(self, to: Message, payload: Tree = None, type: str = "reply") -> str:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fedml_api.data import Digits, FashionMnist, Mnist5k, Synthetic, data_sources, fashion_mnist
+from fedml_api.data import Digits, FashionMnist, Mnist5k, Synthetic, data_sources, fashion_mnist, mapped
 from fedml_api.data.idx import read_idx
 from fedml_api.data.packaged import read_table
 from fedml_api.data.picture import draw_clients
@@ -24,6 +24,12 @@ from fedml_core.rng import rng
 
 NOWHERE = Path("nowhere")
 PACKAGED = [(Mnist5k, 5000, 784), (Digits, 1797, 64)]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_large(monkeypatch):
+    """No test writes a cache, unless it says what is large."""
+    monkeypatch.setattr(mapped, "LARGE", 1 << 60)
 
 
 def loaded(source, seed=0, root=NOWHERE):
@@ -245,6 +251,80 @@ def test_fashion_mnist_reads_the_official_files(fashion):
     assert np.array_equal(x[:, 0].numpy(), images.astype(np.float32) / 255)
     assert y.tolist() == list(range(10))
     assert (len(data.global_train), data.classes, data.name) == (20, 10, "fashion_mnist")
+
+
+def test_large_columns_are_made_once_mapped_and_made_anew_when_the_files_change(fashion, monkeypatch):
+    monkeypatch.setattr(mapped, "LARGE", 1)
+    in_memory = FashionMnist(clients=5).load(0, fashion.parent).fingerprint
+    monkeypatch.setattr(fashion_mnist, "_examples", lambda *files: pytest.fail("read again"))
+    data = FashionMnist(clients=5).load(0, fashion.parent)
+    assert data.fingerprint == in_memory
+    data.global_train.columns["x"].zero_()
+    assert FashionMnist(clients=5).load(0, fashion.parent).fingerprint == in_memory
+    monkeypatch.undo()
+    monkeypatch.setattr(mapped, "LARGE", 1)
+    images = np.zeros((20, 28, 28), np.uint8)
+    (fashion / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(to_idx(images)))
+    assert not FashionMnist(clients=5).load(0, fashion.parent).global_train.columns["x"].any()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", None])
+def test_damaged_columns_are_made_anew(monkeypatch, tmp_path, content):
+    monkeypatch.setattr(mapped, "LARGE", 1)
+    before = Synthetic(clients=3).load(0, tmp_path).fingerprint
+    (column,) = tmp_path.glob("cache/*/train/x.npy")
+    column.write_bytes(column.read_bytes()[:-4] if content is None else content)
+    assert Synthetic(clients=3).load(0, tmp_path).fingerprint == before
+
+
+def test_processes_may_make_the_columns_at_the_same_time(tmp_path):
+    code = "import sys; from pathlib import Path; from fedml_api.data import Synthetic, mapped; mapped.LARGE = 1"
+    code += "; sys.stdin.read(); print(Synthetic(clients=3).load(0, Path(sys.argv[1])).fingerprint)"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    found = [process.communicate()[0] for process in started]
+    assert found == [Synthetic(clients=3).load(0, NOWHERE).fingerprint + "\n"] * 4
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_no_obstacle(monkeypatch, tmp_path, caplog):
+    expected = Synthetic(clients=3).load(0, NOWHERE).fingerprint
+    monkeypatch.setattr(mapped, "LARGE", 1)
+    (tmp_path / "cache").write_text("in the way")
+    assert Synthetic(clients=3).load(0, tmp_path).fingerprint == expected
+    assert "every process holds the data set in memory of its own" in caplog.text
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux says which pages a process has touched")
+def test_a_process_reads_the_rows_of_its_clients_only(tmp_path):
+    """Two of a thousand clients are trained; Linux maps up to 2 MB around what is touched."""
+    code = """
+import sys
+from pathlib import Path
+import torch
+from fedml_api import Experiment, LocalSGD
+from fedml_api.data import Synthetic
+from fedml_core.federation import ClientRunner
+from fedml_core.trainer import ModelState
+
+data = Synthetic(clients=1000, largest=5000).load(0, Path(sys.argv[1]))
+setup = Experiment(torch.nn.Linear(60, 10), data).setup()
+runner, shared = ClientRunner(setup), ModelState.of(setup.module)
+if len(sys.argv) > 2:
+    for client in ("3", "60"):
+        runner(client, 0, LocalSGD(), shared, None, None)
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    column = next(line for line in lines if line.endswith("train/x.npy"))
+    about = {name: int(value.split()[0]) for name, _, value in (next(lines).partition(":") for _ in range(16))}
+    print(about["Size"], about["Rss"], about["Private_Dirty"])
+"""
+    run = [sys.executable, "-c", code, str(tmp_path)]
+    subprocess.run(run, check=True)
+    output = subprocess.run([*run, "again"], check=True, capture_output=True, text=True).stdout
+    size, touched, own = map(int, output.split())
+    assert size > 32 << 10
+    assert touched < size / 4
+    assert own == 0
 
 
 def test_fashion_mnist_may_be_unzipped_and_may_lie_in_the_system_folder(fashion, monkeypatch):

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from fedml_api import Classifier, Experiment, FedAvg, LocalSGD, Standalone, simulate
-from fedml_api.distributed import Loopback
+from fedml_api.distributed import Loopback, Mpi
+from fedml_api.distributed.parcel import objection
 from fedml_api.distributed.server import Patience, RemoteSession, ServerManager
 from fedml_api.distributed.worker import ClientManager
 from fedml_core import tree
 from fedml_core.communication.loopback import loopback_network
 from fedml_core.communication.message import SERVER, Message
-from fedml_core.errors import CommunicationError, RoundFailed
+from fedml_core.errors import CommunicationError, ConfigError, RoundFailed
 from fedml_core.federation import ClientRunner, Reply, Setup, describe, restore, tasks
 from fedml_core.federation.client import Task
 from fedml_core.settings import settings
@@ -130,7 +131,7 @@ class Stage:
         return self.doors[name].receive(1)
 
     def say(self, name, type, payload, **more):
-        self.doors[name].send(Message(type, name, SERVER, payload, **more))
+        self.doors[name].send(Message(type, name, SERVER, payload, "run", **more))
 
     def answer(self, name, work, times=1):
         payload = ClientManager(self.doors[name], "run", None)._work(work.payload, work.round, self.runner)
@@ -234,6 +235,57 @@ def test_loopback_gives_the_bits_of_the_reference_for_any_number_of_workers(data
     reference = simulate(experiment(dataset, network, engine=Standalone())).sha256
     for workers in (1, 2, 5):
         assert simulate(experiment(dataset, network, engine=Loopback(workers=workers))).sha256 == reference
+
+
+def test_workers_compute_on_the_devices_of_the_engine(dataset, network):
+    reference = simulate(experiment(dataset, network)).sha256
+    assert simulate(experiment(dataset, network, engine=Loopback(devices=("cpu", "cpu")))).sha256 == reference
+    for engine in (Loopback(devices=("cpu", "gpu1")), Mpi(devices=("cpu", "gpu1"))):
+        with pytest.raises(ConfigError, match=r"engine\.devices\[1\] = 'gpu1': must be cpu, cuda or cuda:N"):
+            simulate(experiment(dataset, network, engine=engine))
+
+
+def test_a_rank_loads_its_data_and_network_where_it_computes(dataset, network, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "3")
+    # The "meta" device stands for a second one, which a machine of the tests does not have.
+    setup = experiment(dataset, network, engine=Mpi(devices=("cpu", "meta"))).setup()
+    assert setup.device == torch.device("meta")
+    assert {part.device for part in ModelState.of(setup.module).params.values()} == {setup.device}
+    assert {part.device for part in setup.data.train("c0").all().values()} == {setup.device}
+    assert ClientRunner(setup).workspace.device == setup.device
+
+
+def test_what_arrives_lies_on_the_device_of_the_receiver(dataset, network):
+    doors, meta = loopback_network([SERVER, "a"]), torch.device("meta")
+    seen = []
+
+    def runner(id, round, task, shared, own, state):
+        seen.extend(tree.tensors([shared, own, state]))
+        return Reply(torch.ones(2), 1.0, {}, torch.ones(3))
+
+    def work():
+        manager = ClientManager(doors["a"], "run", "config", device=meta)
+        manager.join()
+        manager.serve(runner)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    server = ServerManager(doors[SERVER], "run", "config")
+    server.wait_for(1)
+    session = RemoteSession(server, {"c0": 1}, device=meta)
+    session.restore({"c0": torch.ones(3)})
+    replies = session.cohort(0, ["c0"]).map(LocalSGD(), torch.ones(5), {"c0": torch.ones(4)}).gather()
+    server.finish()
+    thread.join(5)
+    assert [(part.device, len(part)) for part in seen] == [(meta, 5), (meta, 4), (meta, 3)]
+    assert replies["c0"].value.device == meta
+
+
+def test_numbers_whose_sum_overflows_are_finite():
+    assert objection({"replies": {"c0": Reply(torch.full((9,), 3e38), 1.0, {})}}, ["c0"], None) is None
+    for number in ("inf", "-inf", "nan"):
+        answer = {"replies": {"c0": Reply(torch.tensor([1.0, float(number), 2.0]), 1.0, {})}}
+        assert "not finite" in str(objection(answer, ["c0"], None))
 
 
 def spoilt(payload, how):

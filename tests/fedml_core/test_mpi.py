@@ -128,6 +128,24 @@ com.close()
     assert run(2, program) == ["True"]
 
 
+def test_what_is_posted_goes_while_the_sender_is_doing_something_else():
+    program = """
+with MpiComManager() as com:
+    if com.name == "server":
+        com.receive(60)
+        start = time.perf_counter()
+        com.post(Message("model", com.name, "rank-1", torch.arange(2_000_000)))  # of which only MPI holds the memory now
+        say(time.perf_counter() - start < 0.5)
+        time.sleep(2)
+    else:
+        com.send(Message("ready", com.name, "server"))
+        with com._lock:  # nobody in this process can receive
+            time.sleep(1)
+        assert torch.equal(com.receive(60).payload, torch.arange(2_000_000))
+"""
+    assert run(2, program) == ["True"]
+
+
 def test_an_idle_worker_uses_little_of_a_core():
     program = """
 with MpiComManager() as com:

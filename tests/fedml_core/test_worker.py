@@ -227,6 +227,34 @@ def test_answers_to_an_iteration_that_was_left_are_late(com, mailbox):
     assert mailbox.stray == 1
 
 
+def test_questions_may_follow_answers(com, mailbox):
+    inquiry = mailbox.inquire(deadline=10)
+    inquiry.ask("work", "a", 1, about="first")
+    com.answer(1, "a")
+    (outcome,) = inquiry.attend()
+    assert (outcome.question.about, outcome.reason) == ("first", "")
+    inquiry.ask("work", "a", 2, about="second")
+    inquiry.ask("work", "a", 3, about="third")
+    com.arrives(2, message(GONE, "a", run=""))
+    assert [(outcome.question.about, outcome.reason) for outcome in inquiry.attend()] == [
+        ("second", "it is gone"),
+        ("third", "it is gone"),
+    ]
+    assert inquiry.attend(3) is None
+    assert com.now == 5
+    assert inquiry.attend() is None
+    assert com.now == 10
+
+
+def test_only_the_worker_that_was_asked_can_answer(com, mailbox):
+    inquiry = mailbox.inquire()
+    inquiry.ask("work", "a")
+    com.arrives(1, Message("reply", "b", "server", run="run", reply_to=com.sent[0].id))
+    com.answer(2, "a")
+    assert inquiry.attend() == []
+    assert [outcome.message.sender for outcome in inquiry.attend()] == ["a"]
+
+
 def test_other_messages_are_handled_while_answers_are_waited_for(com, worker, mailbox):
     log = []
     worker.register_message_handler("status", lambda message: log.append(message.sender))
