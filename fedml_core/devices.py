@@ -20,9 +20,8 @@ def device_problems(name: str, field: str = "device") -> list[str]:
     if chosen.type == "cuda" and (chosen.index or 0) >= count > 0:
         return [f"{field} = '{name}': there are only {count} CUDA devices; use cpu, or cuda:0 to cuda:{count - 1}"]
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        return [
-            f"{field} = '{name}': torch {torch.__version__} sees no CUDA device here; use {field}=cpu, or a CUDA build of torch"
-        ]
+        torch_version = f"torch {torch.__version__}"
+        return [f"{field} = '{name}': {torch_version} sees no CUDA device here; use {field}=cpu, or a CUDA build of torch"]
     return []
 
 

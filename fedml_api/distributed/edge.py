@@ -84,7 +84,7 @@ class EdgeSession(RemoteSession):
 
     def population(self) -> Sequence[str]:
         self._await_devices()
-        self.server.attend_all(at_least=0)
+        self.server.attend_all()
         self.clients = {client: size for member in self.server.members.values() for client, size in (member.hosts or {}).items()}
         return sorted(self.clients, key=lambda client: (self.order.get(client, math.inf), client))
 
@@ -97,11 +97,8 @@ class EdgeSession(RemoteSession):
             if time.monotonic() >= due:
                 told, due = list(server.members), time.monotonic() + REMIND
                 log.info("%d of %d devices are here%s (waiting for %d more)", len(told), wanted, names(": ", told), missing)
-            message = server.com.receive(max(0.0, due - time.monotonic()))
-            if message is not None:
-                server.attend(message)
-                if list(server.members) != told:
-                    due = min(due, time.monotonic() + SETTLE)
+            if server.attend(max(0.0, due - time.monotonic())) and list(server.members) != told:
+                due = min(due, time.monotonic() + SETTLE)
         if told is not None:
             log.info("%d of %d devices are here%s", len(server.members), wanted, names(": ", list(server.members)))
 

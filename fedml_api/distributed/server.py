@@ -92,20 +92,23 @@ class ServerManager:
         """
         end = None if timeout is None else time.monotonic() + timeout
         while len(self.members) < workers:
-            left = None if end is None else end - time.monotonic()
-            message = self.worker.next(left) if left is None or left > 0 else None
-            if message is None:
+            left = None if end is None else max(end - time.monotonic(), 0.0)
+            if not self.attend(left):
                 raise CommunicationError(
                     f"{len(self.members)} of {workers} workers joined within {timeout} s: start the others, or ask for fewer"
                 )
-            self.mailbox.handle(message)
 
-    def attend_all(self, at_least: int) -> None:
-        """Attend to what has arrived, and wait until `at_least` workers are present."""
-        if len(self.members) < at_least:
-            log.info("waiting for %d more", at_least - len(self.members))
-        while (message := self.worker.next(0 if len(self.members) >= at_least else None)) is not None:
+    def attend(self, timeout: float | None = None) -> bool:
+        """See to the next message; whether one came within `timeout` seconds."""
+        message = self.worker.next(timeout)
+        if message is not None:
             self.mailbox.handle(message)
+        return message is not None
+
+    def attend_all(self) -> None:
+        """See to what has arrived."""
+        while self.attend(0):
+            pass
 
     def _gone(self, message: Message) -> None:
         if self.members.pop(message.sender, None) is not None:

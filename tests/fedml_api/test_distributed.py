@@ -127,7 +127,7 @@ class Stage:
 
     def joins(self, name, client):
         self.say(name, "join", {"protocol": 1, "config": None, "hosts": {client: 1}})
-        self.server.attend_all(0)
+        self.server.attend_all()
         return self.doors[name].receive(1)
 
     def say(self, name, type, payload, **more):
@@ -220,13 +220,13 @@ def test_too_few_replies_make_the_round_fail(stage):
 def test_who_does_not_fit_is_refused_with_a_reason(stage, about, reason):
     stage.joins("b", "c0")
     stage.say("a", "join", about)
-    stage.server.attend_all(0)
+    stage.server.attend_all()
     answer = stage.doors["a"].receive(1)
     assert answer.type == "refused"
     assert reason in answer.payload["reason"]
     assert list(stage.server.members) == ["b"]
     stage.say("a", "join", about)
-    stage.server.attend_all(0)
+    stage.server.attend_all()
     with pytest.raises(CommunicationError, match="the server refused a"):
         ClientManager(stage.doors["a"], "run", None).join(1)
 
@@ -261,7 +261,7 @@ def test_what_arrives_lies_on_the_device_of_the_receiver(dataset, network):
 
     def runner(id, round, task, shared, own, state):
         seen.extend(tree.tensors([shared, own, state]))
-        return Reply(torch.ones(2), 1.0, {}, torch.ones(3))
+        return Reply(ModelState({"w": torch.ones(5)}, {}), 1.0, {}, torch.ones(3))
 
     def work():
         manager = ClientManager(doors["a"], "run", "config", device=meta)
@@ -274,18 +274,22 @@ def test_what_arrives_lies_on_the_device_of_the_receiver(dataset, network):
     server.wait_for(1)
     session = RemoteSession(server, {"c0": 1}, device=meta)
     session.restore({"c0": torch.ones(3)})
-    replies = session.cohort(0, ["c0"]).map(LocalSGD(), torch.ones(5), {"c0": torch.ones(4)}).gather()
+    replies = session.cohort(0, ["c0"]).map(LocalSGD(), ModelState({"w": torch.ones(5)}, {}), {"c0": torch.ones(4)}).gather()
     server.finish()
     thread.join(5)
     assert [(part.device, len(part)) for part in seen] == [(meta, 5), (meta, 4), (meta, 3)]
-    assert replies["c0"].value.device == meta
+    assert replies["c0"].value.params["w"].device == meta
 
 
 def test_numbers_whose_sum_overflows_are_finite():
-    assert objection({"replies": {"c0": Reply(torch.full((9,), 3e38), 1.0, {})}}, ["c0"], None) is None
+    def problem(*numbers):
+        change = ModelState({"w": torch.tensor(numbers)}, {})
+        model = ModelState({"w": torch.zeros(3)}, {})
+        return objection({"replies": {"c0": Reply(change, 1.0, {})}}, ["c0"], LocalSGD(), model, None)
+
+    assert problem(3e38, 3e38, 3e38) is None
     for number in ("inf", "-inf", "nan"):
-        answer = {"replies": {"c0": Reply(torch.tensor([1.0, float(number), 2.0]), 1.0, {})}}
-        assert "not finite" in str(objection(answer, ["c0"], None))
+        assert "not finite" in str(problem(1.0, float(number), 2.0))
 
 
 def spoilt(payload, how):
