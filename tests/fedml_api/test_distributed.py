@@ -148,7 +148,7 @@ class Stage:
             except RoundFailed as error:
                 found["error"] = error
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(daemon=True, target=serve)
         thread.start()
         return thread, found
 
@@ -268,7 +268,7 @@ def test_what_arrives_lies_on_the_device_of_the_receiver(dataset, network):
         manager.join()
         manager.serve(runner)
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(daemon=True, target=work)
     thread.start()
     server = ServerManager(doors[SERVER], "run", "config")
     server.wait_for(1)

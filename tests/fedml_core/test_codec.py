@@ -265,7 +265,7 @@ def test_deep_structures_are_refused_in_a_thread_with_a_small_stack():
 
     old = threading.stack_size(256 << 10)
     try:
-        thread = threading.Thread(target=attempt)
+        thread = threading.Thread(daemon=True, target=attempt)
         thread.start()
     finally:
         threading.stack_size(old)

@@ -21,7 +21,7 @@ def test_all_pairs_in_order():
                 network[name].send(Message("count", name, other, {"i": i}))
         received[name] = [network[name].receive(10) for _ in range(50 * len(names))]
 
-    threads = [threading.Thread(target=take_part, args=(name,)) for name in names]
+    threads = [threading.Thread(daemon=True, target=take_part, args=(name,)) for name in names]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -58,7 +58,7 @@ def test_waiting_ends_with_the_timeout_and_with_the_door():
     assert network["a"].receive(0) is None
     assert network["a"].receive(0.01) is None
     ended = threading.Event()
-    threading.Thread(target=lambda: (network["a"].receive(), ended.set())).start()
+    threading.Thread(daemon=True, target=lambda: (network["a"].receive(), ended.set())).start()
     network["a"].close()
     assert ended.wait(5)
     network["a"].close()

@@ -142,7 +142,9 @@ def test_a_broker_that_is_killed_and_started_again_loses_nothing(mosquitto, mome
     count = 40
     with doors(Broker.parse(mosquitto.url), "server", "device") as (server, device):
         senders = [
-            threading.Thread(target=lambda a=a, b=b: [a.send(Message("x", a.name, b, payload(n, 1_000_000))) for n in range(count)])
+            threading.Thread(
+                daemon=True, target=lambda a=a, b=b: [a.send(Message("x", a.name, b, payload(n, 1_000_000))) for n in range(count)]
+            )
             for a, b in ((server, "device"), (device, "server"))
         ]
         for sender in senders:

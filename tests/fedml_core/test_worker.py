@@ -85,7 +85,7 @@ def test_each_message_goes_to_the_handler_of_its_type_until_one_finishes(com, wo
 
 def test_run_ends_when_the_door_is_closed():
     network = loopback_network(["a"])
-    thread = threading.Thread(target=Worker(network["a"]).run)
+    thread = threading.Thread(daemon=True, target=Worker(network["a"]).run)
     thread.start()
     network["a"].close()
     thread.join(5)
@@ -279,7 +279,7 @@ def test_worker_and_mailbox_over_the_loopback_network():
         worker.register_message_handler("finish", lambda message: worker.finish())
         worker.run()
 
-    threads = [threading.Thread(target=serve, args=(name,)) for name in "ab"]
+    threads = [threading.Thread(daemon=True, target=serve, args=(name,)) for name in "ab"]
     for thread in threads:
         thread.start()
     server = Worker(network["server"], "run")

@@ -109,7 +109,7 @@ class WatchedBroker:
         self._loop.set_exception_handler(lambda _loop, context: self._errors.append(context))
         self._server = self._loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", 0))
         self._ticking = self._loop.create_task(self._tick())
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread = threading.Thread(daemon=True, target=self._loop.run_forever)
 
     @property
     def url(self) -> str:
