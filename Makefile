@@ -1,12 +1,13 @@
 # make demo   train 100 clients on real handwritten digits and show the accuracy and the curve
 # make test   all tests      make check   lint and types      make bench   measured ratios      make soak   long checks
+# make peers  the environments of FedJAX, pfl-research and Flower, which `make bench` then runs beside ours; see benchmarks/README.md
 # Each creates the environment it needs in .venv. ARGS adds arguments: make demo ARGS="rounds=5", make test ARGS="-k fedavg"
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test check bench soak clean
+.PHONY: demo test check bench peers soak clean
 
 demo: $(VENV)/ready
 	$(RUN)/fedml run experiments/demo/config.yaml $(ARGS)
@@ -27,6 +28,13 @@ bench: $(VENV)/ready
 	$(RUN)/python -m benchmarks.mqtt $(ARGS)
 	$(RUN)/python -m benchmarks.scaling $(ARGS)
 
+peers: $(foreach peer,fedjax pfl flower,benchmarks/envs/$(peer)/ready)
+
+benchmarks/envs/%/ready: benchmarks/peers/requirements-%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
 soak: $(VENV)/ready
 	$(RUN)/python -m pytest -q -m soak --timeout=3600 $(ARGS)
 
@@ -37,4 +45,4 @@ $(VENV)/ready: setup.py constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) benchmarks/envs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

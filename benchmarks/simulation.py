@@ -2,10 +2,12 @@
 
     python -m benchmarks.simulation                       # the table, our executor chosen by `auto`
     python -m benchmarks.simulation W3 executor=stacked   # one workload, with settings of the engine
+    python -m benchmarks.simulation check                 # do all arrive at the same model, where they should?
 
-All contestants train on the same synthetic arrays, one local epoch of plain SGD; rounds alternate between them in one process, and
-medians of at least 7 are compared. *naive* is what one writes by hand: a copy of the model per client, torch's SGD, the weighted
-mean of state dicts. *lean* is the same without copies, optimizer and state dicts. Both use one thread, ours all cores.
+All contestants train on the same synthetic arrays, one local epoch of plain SGD; rounds alternate between them, and medians of at
+least 7 are compared. *naive* is what one writes by hand: a copy of the model per client, torch's SGD, the weighted mean of state
+dicts. *lean* is the same without copies, optimizer and state dicts. Both use one thread, ours all cores. Other libraries take part
+where their environments are there, in `benchmarks/envs` or in `peers=DIR`; benchmarks/README.md tells how to make them.
 """
 
 from __future__ import annotations
@@ -14,20 +16,23 @@ import copy
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from benchmarks import peers
 from benchmarks.overhead import naive_round
 from fedml_api.algorithms import FedAvg
 from fedml_api.data import FederatedDataset
-from fedml_api.model import LogisticRegression, ReddiCNN, TwoNN, WordLSTM
+from fedml_api.model import LogisticRegression, ModelSpec, ReddiCNN, TwoNN, WordLSTM
 from fedml_api.standalone import Standalone
 from fedml_core.federation import LocalSGD, Setup
 from fedml_core.trainer import Classifier, Examples, ModelState, ModelTrainer, NextToken
@@ -42,7 +47,7 @@ class Workload:
 
     name: str
     title: str
-    model: Callable[[], nn.Module]
+    spec: ModelSpec
     shape: tuple[int, ...]
     classes: int
     sizes: tuple[int, ...]
@@ -51,6 +56,9 @@ class Workload:
     goal: float
     goal_bf16: float | None = None
     trainer: ModelTrainer = field(default_factory=Classifier)
+
+    def model(self) -> nn.Module:
+        return self.spec.build(self.shape, self.classes)
 
     def arrays(self) -> tuple[torch.Tensor, torch.Tensor]:
         draw, rows = np.random.default_rng(0), sum(self.sizes)
@@ -69,14 +77,12 @@ def lognormal(clients: int, mean: float, sigma: float = 0.43) -> tuple[int, ...]
 
 IMAGE = (1, 28, 28)
 WORKLOADS = [
-    Workload(
-        "W1", "CNN, 62 classes, 10 clients", lambda: ReddiCNN().build(IMAGE, 62), IMAGE, 62, lognormal(10, 198), 20, 7, 0.42, 0.30
-    ),
+    Workload("W1", "CNN, 62 classes, 10 clients", ReddiCNN(), IMAGE, 62, lognormal(10, 198), 20, 7, 0.42, 0.30),
     Workload(
         *(
             "W2",
             "LSTM, 10,004 words, 10 clients",
-            lambda: WordLSTM().build((20,), 10004),
+            WordLSTM(),
             (20,),
             10004,
             (64,) * 10,
@@ -91,7 +97,7 @@ WORKLOADS = [
         Workload(
             f"W3-{n}",
             f"logistic regression, {n} clients",
-            lambda: LogisticRegression().build(IMAGE, 10),
+            LogisticRegression(),
             IMAGE,
             10,
             lognormal(n, 60),
@@ -104,7 +110,7 @@ WORKLOADS = [
     Workload(
         "W4",
         "CNN on 32x32 colour, 50 clients",
-        lambda: ReddiCNN().build((3, 32, 32), 10),
+        ReddiCNN(),
         (3, 32, 32),
         10,
         (50,) * 50,
@@ -113,7 +119,7 @@ WORKLOADS = [
         0.41,
         0.31,
     ),
-    Workload("W5", "2NN, 100 clients", lambda: TwoNN().build(IMAGE, 10), IMAGE, 10, (60,) * 100, 10, 7, 0.22),
+    Workload("W5", "2NN, 100 clients", TwoNN(), IMAGE, 10, (60,) * 100, 10, 7, 0.22),
 ]
 
 
@@ -134,16 +140,24 @@ def lean_round(model: nn.Module, trainer: ModelTrainer, data: Data, batch: int) 
     torch._foreach_add_([param.detach() for param in params], change)
 
 
-def measure(work: Workload, engines: dict[str, tuple[Standalone, torch.dtype | None]], rounds: int) -> dict[str, Any]:
-    """Median seconds per round of every contestant."""
-    torch.manual_seed(0)
+def partition(work: Workload) -> FederatedDataset:
+    """The workload's arrays, cut into its clients."""
     x, y = work.arrays()
     ends = np.cumsum((0, *work.sizes))
     parts = {str(k): np.arange(ends[k], ends[k + 1]) for k in range(len(work.sizes))}
-    data = FederatedDataset(Examples({"x": x, "y": y}), Examples({"x": x, "y": y}), parts, name=work.name)
-    by_hand = [(x[rows], y[rows]) for rows in parts.values()]
+    return FederatedDataset(Examples({"x": x, "y": y}), Examples({"x": x, "y": y}), parts, name=work.name)
+
+
+def measure(
+    work: Workload, engines: dict[str, tuple[Standalone, torch.dtype | None]], commands: dict[str, list[str]], rounds: int
+) -> dict[str, Any]:
+    """Median seconds per round of every contestant; `commands` start those of other libraries."""
+    torch.manual_seed(0)
+    data = partition(work)
+    x, y = (data.global_train.columns[name].split(work.sizes) for name in "xy")
+    by_hand = list(zip(x, y, strict=True))
     model = work.model()
-    contestants: dict[str, Callable[[int], None]] = {}
+    contestants: dict[str, Callable[[int], float | None]] = {}
     with ExitStack() as stack:
         for name, (engine, precision) in engines.items():
             setup = Setup(work.trainer, copy.deepcopy(model), data, 0, torch.device("cpu"), precision=precision, rounds=1000)
@@ -154,15 +168,65 @@ def measure(work: Workload, engines: dict[str, tuple[Standalone, torch.dtype | N
         naive, lean = (copy.deepcopy(model).to(memory_format=torch.contiguous_format) for _ in range(2))
         contestants["naive"] = lambda round: naive_round(naive, by_hand, work.batch, LR, work.trainer)
         contestants["lean"] = lambda round: lean_round(lean, work.trainer, by_hand, work.batch)
+        contestants |= {peer.name: peer.round for peer in started(work, model, data, commands, stack)}
         times: dict[str, list[float]] = {name: [] for name in contestants}
         for round in range(rounds + 2):
             for name, contestant in contestants.items():
                 start = time.perf_counter()
-                contestant(round)
-                times[name].append(time.perf_counter() - start)
+                seconds = contestant(round)
+                times[name].append(time.perf_counter() - start if seconds is None else seconds)
     return {name: statistics.median(seconds[2:]) for name, seconds in times.items()} | {
         f"first {name}": seconds[0] for name, seconds in times.items()
     }
+
+
+def started(
+    work: Workload, model: nn.Module, data: FederatedDataset, commands: dict[str, list[str]], stack: ExitStack
+) -> list[peers.Peer]:
+    """The peers, ready to train `model` on the same arrays."""
+    if not commands:
+        return []
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    dropout = any(layer.p > 0 for layer in model.modules() if isinstance(layer, nn.Dropout))
+    settings = {"model": type(work.spec).__name__, "shape": work.shape, "classes": work.classes, "sizes": work.sizes}
+    x, y = (data.global_train.columns[name].numpy() for name in "xy")
+    initial = {name: param.detach().contiguous().numpy() for name, param in model.named_parameters()}
+    peers.save(folder, {**settings, "batch": work.batch, "lr": LR, "dropout": dropout}, x, y, initial)
+    return [stack.enter_context(peers.Peer(name, command, folder)) for name, command in commands.items()]
+
+
+def check(commands: dict[str, list[str]], rounds: int = 2) -> int:
+    """Whether all arrive at our model when nothing is left to chance: no dropout, and every batch a whole client."""
+    torch.manual_seed(0)
+    farthest = 0.0
+    images = [(spec, IMAGE, Classifier()) for spec in (LogisticRegression(), TwoNN(), ReddiCNN())]
+    for spec, shape, trainer in (*images, (WordLSTM(), (20,), NextToken())):
+        # FedJAX fills the last batch up: 20 examples count twice in a batch of 40, which leaves their mean as it is.
+        work = Workload("check", "", spec, shape, 10, (20, 40, 40, 20), 40, rounds, 1.0, trainer=trainer)
+        model, data = work.model(), partition(work)
+        for layer in model.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0
+        algorithm = FedAvg(local=LocalSGD(lr=LR, batch_size=work.batch))
+        with ExitStack() as stack:
+            setup = Setup(trainer, copy.deepcopy(model), data, 0, torch.device("cpu"), rounds=rounds)
+            session = stack.enter_context(Standalone().open(setup))
+            state = algorithm.init(ModelState.of(copy.deepcopy(model)))
+            for round in range(rounds):
+                state, _ = algorithm.round(state, session.cohort(round, data.client_ids))
+            ours = {name: param.numpy() for name, param in state.model.params.items()}
+            start = {name: param.numpy() for name, param in ModelState.of(model).params.items()}
+            for peer in started(work, model, data, commands, stack):
+                for _ in range(rounds):
+                    peer.round()
+                apart, moved = _distance(ours, peer.weights()), _distance(ours, start)
+                print(f"{type(spec).__name__:<20} {peer.name:<8} apart {apart:.1e}, moved {moved:.1e}", flush=True)
+                farthest = max(farthest, apart)
+    return int(farthest > 1e-4)
+
+
+def _distance(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    return max(float(np.abs(array - other[name]).max()) for name, array in one.items())
 
 
 def _ours(algorithm: FedAvg, session: Any, state: Any, clients: Any) -> Callable[[int], None]:
@@ -182,7 +246,11 @@ def main(arguments: list[str]) -> int:
     }
     rounds = int(chosen.pop("rounds", 0))
     bf16 = chosen.pop("bf16", 1)
-    print(f"{'workload':<44} {'naive ms':>9} {'lean':>6} {'ours':>6} {'goal':>6} {'bf16':>6} {'goal':>6} {'first s':>8}")
+    commands = peers.present(Path(str(chosen.pop("peers", peers.ENVIRONMENTS))))
+    if names == ["check"]:
+        return check(commands)
+    columns = " ".join(f"{name:>8}" for name in ("first s", *commands))
+    print(f"{'workload':<44} {'naive ms':>9} {'lean':>6} {'ours':>6} {'goal':>6} {'bf16':>6} {'goal':>6} {columns}")
     results, missed = [], 0
     for work in WORKLOADS:
         if names and not any(work.name.startswith(name) for name in names):
@@ -190,13 +258,14 @@ def main(arguments: list[str]) -> int:
         engines: dict[str, tuple[Standalone, torch.dtype | None]] = {"ours": (Standalone(**chosen), None)}
         if work.goal_bf16 and bf16:
             engines["bf16"] = (Standalone(**chosen), torch.bfloat16)
-        row = measure(work, engines, rounds or work.rounds)
+        row = measure(work, engines, commands, rounds or work.rounds)
         results.append({"workload": work.name, **row})
-        ratio = {name: row[name] / row["naive"] for name in ("lean", *engines)}
+        ratio = {name: row[name] / row["naive"] for name in ("lean", *engines, *commands)}
         missed += ratio["ours"] > work.goal or ratio.get("bf16", 0) > (work.goal_bf16 or 1)
         half = f"{ratio['bf16']:6.3f} {work.goal_bf16:6.3f}" if "bf16" in ratio else " " * 13
         numbers = f"{1000 * row['naive']:9.1f} {ratio['lean']:6.3f} {ratio['ours']:6.3f} {work.goal:6.3f} {half}"
-        print(f"{work.name + ' ' + work.title:<44} {numbers} {row['first ours']:8.2f}", flush=True)
+        others = "".join(f" {ratio[name]:8.3f}" for name in commands)
+        print(f"{work.name + ' ' + work.title:<44} {numbers} {row['first ours']:8.2f}{others}", flush=True)
     print(json.dumps(results))
     return int(missed > 0)
 
