@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -36,8 +36,20 @@ _FEW_CLASSES = 64
 _METHODS = (
     *("abs", "add.Tensor", "add_.Tensor", "addcmul", "addcmul_", "addmm", "addmm_", "amax", "baddbmm", "baddbmm_", "bmm", "clone"),
     *("detach", "div.Tensor", "div_.Tensor", "exp", "exp_", "expand", "gather", "log", "log_", "mm", "mul.Scalar", "mul.Tensor"),
-    *("mul_.Tensor", "neg", "neg_", "permute", "relu", "relu_", "scatter.value", "scatter_add_", "sigmoid", "sigmoid_", "squeeze.dims", "sub.Tensor"),
-    *("sub_.Tensor", "sum.dim_IntList", "t", "tanh", "tanh_", "transpose.int", "unsqueeze", "view"),
+    *(
+        "mul_.Tensor",
+        "neg",
+        "neg_",
+        "permute",
+        "relu",
+        "relu_",
+        "scatter_add_",
+        "sigmoid",
+        "sigmoid_",
+        "squeeze.dims",
+        "sub.Tensor",
+    ),
+    *("scatter.value", "sub_.Tensor", "sum.dim_IntList", "t", "tanh", "tanh_", "transpose.int", "unsqueeze", "view"),
 )
 
 
@@ -243,9 +255,10 @@ def _add_products(graph: fx.Graph) -> None:
 def _short_softmax(graph: fx.Graph) -> None:
     """Write out the log-softmax over a few classes on the CPU, and its gradient: torch's own goes through such rows one by one.
 
-    z - max z - log(sum(exp(z - max z))), and g - exp(log-softmax) sum(g). If g is c at the label and 0 elsewhere, as the gradient of
-    a cross entropy is, that is c at the label minus c times the softmax, and g need not be written down.
+    z - max z - log(sum(exp(z - max z))), and g - exp(log-softmax) sum(g). If g is -w at the label and 0 elsewhere, as that of a
+    cross entropy is, this is w times the softmax, less w at the label, and g need not be written down.
     """
+    dim: Any
     for node in list(graph.nodes):
         seen = value(node)
         if node.target == aten._log_softmax.default:
@@ -255,7 +268,8 @@ def _short_softmax(graph: fx.Graph) -> None:
         else:
             continue
         short = seen.dim() and dim % seen.dim() == seen.dim() - 1 and 0 < seen.shape[-1] <= _FEW_CLASSES
-        if not short or seen.device.type != "cpu" or not seen.dtype == dtype == value(source).dtype == torch.float32:
+        precise = seen.dtype == dtype == value(source).dtype and dtype in (torch.float32, torch.float64)
+        if not short or seen.device.type != "cpu" or not precise:
             continue
         rows, one = seen.new_empty(seen.shape, device="meta"), seen.new_empty((*seen.shape[:-1], 1), device="meta")
 
@@ -270,11 +284,9 @@ def _short_softmax(graph: fx.Graph) -> None:
             total = emit(aten.sum.dim_IntList, emit(aten.exp.default, shifted), [-1], True, like=one)
             result = emit(aten.sub_.Tensor, shifted, emit(aten.log_.default, total, like=one))
         elif (found := _at_label(node.args[0])) is not None and len(node.args[0].users) == 1:
-            labels, factor, sign = found
+            labels, factor = found
             share = emit(aten.mul_.Tensor, emit(aten.exp.default, source), factor)
             result = emit(aten.scatter_add_.default, share, -1, labels, emit(aten.neg.default, factor, like=one))
-            if sign > 0:
-                result = emit(aten.neg_.default, result)
         else:
             total = emit(aten.sum.dim_IntList, node.args[0], [-1], True, like=one)
             result = emit(aten.addcmul.default, node.args[0], emit(aten.exp.default, source), total, value=-1)
@@ -284,18 +296,19 @@ def _short_softmax(graph: fx.Graph) -> None:
     graph.eliminate_dead_code(_impure)
 
 
-def _at_label(node: fx.Node) -> tuple[fx.Node, fx.Node, int] | None:
-    """(labels, w, sign) if the node is sign * w at one label per row and 0 elsewhere, with labels and w of one shape `[..., 1]`."""
+def _at_label(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """(labels, w) if the node is -w at one label per row and 0 elsewhere, with labels and w of one shape `[..., 1]`."""
     if node.target != aten.mul.Tensor:
         return None
-    for spread, factor in (node.args, node.args[::-1]):
+    either: Any = node.args
+    for spread, factor in (either, either[::-1]):
         if not isinstance(spread, fx.Node) or not isinstance(factor, fx.Node) or spread.target != aten.scatter.value:
             continue
-        zeros, dim, labels, number = spread.args
+        zeros, dim, labels, number = cast("tuple[Any, ...]", spread.args)
         seen, weights = value(spread), value(factor)
         alike = weights.shape == value(labels).shape == (*seen.shape[:-1], 1) and weights.dtype == seen.dtype
-        if alike and zeros.target == aten.zeros_like.default and dim in (-1, seen.dim() - 1) and number in (-1, 1):
-            return labels, factor, int(number)
+        if alike and zeros.target == aten.zeros_like.default and dim in (-1, seen.dim() - 1) and number == -1:
+            return labels, factor
     return None
 
 
