@@ -203,7 +203,8 @@ class Feed:
         Small batches are gathered together. The columns lie in `memory`, which the next ones overwrite.
         """
         width = sum(column[:1].nbytes for column in self.columns.values()) * count * self.rows.shape[2]
-        for first in range(begin, end, together := max(1, 2**20 // max(1, width))):
+        together = max(1, 2**20 // max(1, width))
+        for first in range(begin, end, together):
             rows = self.rows[first : min(first + together, end), :count]
             flat, parts = rows.flatten(), []
             for name, column in self.columns.items():
