@@ -59,6 +59,10 @@ class CommunicationError(FedMLError):
     """A message cannot be sent, or what arrived is not a message."""
 
 
+class Refused(CommunicationError):
+    """The other side does not want this one, whenever it asks: its reason says what to do."""
+
+
 class RoundFailed(CommunicationError):
     """Too few clients replied in time; the round can be tried again with whoever is there then."""
 

@@ -21,7 +21,7 @@ from fedml_core import tree
 from fedml_core.communication import codec
 from fedml_core.communication.com_manager import ComManager
 from fedml_core.communication.message import Message
-from fedml_core.errors import CommunicationError, ConfigError
+from fedml_core.errors import CommunicationError, ConfigError, Refused
 from fedml_core.federation import ClientRunner, Reply, Setup, Task
 from fedml_core.settings import build
 from fedml_core.trainer import Classifier
@@ -53,15 +53,14 @@ class Device:
             identity: refuse to take part in a run of another configuration than this.
 
         Raises:
-            CommunicationError: the server refused.
+            Refused: by the server, which says why.
         """
         data = DeviceData(self.name, self.data)
         over = False
         while not over:
             hosts = {client: len(data.train(client)) for client in data.client_ids}
             manager = ClientManager(com, run, identity, hosts)
-            welcome = self._join(manager)
-            setup = make_setup(welcome["recipe"], data)
+            setup = make_setup(self._join(manager), data)
             log.info("%s joined run '%s' with %d examples", self.name, run, sum(hosts.values()))
             runner = KeepingRunner(setup, self.state / run)
             over = manager.serve(runner)
@@ -72,9 +71,9 @@ class Device:
         while True:
             try:
                 return manager.join(timeout=KNOCK)
-            except CommunicationError as error:
-                if "refused" in str(error):
-                    raise
+            except Refused:
+                raise
+            except CommunicationError:
                 log.info("no answer from the server yet")
 
 
@@ -120,15 +119,18 @@ def write_state(path: Path, state: Tree) -> None:
     draft.replace(path)
 
 
-def make_setup(recipe: Any, data: DeviceData) -> Setup:
-    """What the server's recipe describes, with this device's data.
+def make_setup(welcome: Any, data: DeviceData) -> Setup:
+    """What the recipe in the server's welcome describes, with this device's data.
 
     Raises:
         ConfigError: this device's version does not know what the recipe asks for.
     """
     problems: list[str] = []
-    spec = build(ModelSpec, recipe["model"], "model", problems)
+    match welcome:
+        case {"recipe": {"model": model, "shape": [*shape], "classes": classes, "seed": int(seed)} as recipe}:
+            spec = build(ModelSpec, model, "model", problems)
+        case _:
+            problems.append("the server's welcome has no recipe with model, shape, classes and seed")
     if problems:
         raise ConfigError([*problems, "the server asks for what this version of fedml does not have: install the server's version"])
-    module = spec.build(tuple(recipe["shape"]), recipe["classes"])
-    return Setup(Classifier(), module, data, recipe["seed"], torch.device("cpu"), recipe=recipe)
+    return Setup(Classifier(), spec.build(tuple(shape), classes), data, seed, torch.device("cpu"), recipe=recipe)

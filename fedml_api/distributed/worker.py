@@ -13,7 +13,7 @@ from fedml_api.distributed.server import PROTOCOL
 from fedml_core import tree
 from fedml_core.communication.com_manager import GONE, ComManager
 from fedml_core.communication.message import SERVER, Message
-from fedml_core.errors import CommunicationError, FedMLError
+from fedml_core.errors import CommunicationError, FedMLError, Refused
 from fedml_core.federation import Aggregator, Task, restore
 from fedml_core.tree import Tree
 
@@ -46,7 +46,8 @@ class ClientManager:
         """Ask the server to be let in; what it says in its welcome.
 
         Raises:
-            CommunicationError: the server refused, with its reason, or did not answer.
+            Refused: with the server's reason, or because its answer cannot be understood.
+            CommunicationError: the server did not answer.
         """
         about = {"protocol": PROTOCOL, "config": self.config, "hosts": self.hosts}
         self.com.send(Message("join", self.com.name, SERVER, about, self.run))
@@ -55,9 +56,14 @@ class ClientManager:
             answer = self.com.receive(timeout)
         if answer is None:
             raise CommunicationError(f"the server did not answer within {timeout:.0f} s: is it running, and for run '{self.run}'?")
-        if answer.type == "refused":
-            raise CommunicationError(f"the server refused {self.com.name}: {answer.payload['reason']}")
-        return answer.payload["config"]
+        match answer.type, answer.payload:
+            case "welcome", {"config": config}:
+                return config
+            case "refused", {"reason": str(reason)}:
+                raise Refused(f"the server refused {self.com.name}: {reason}")
+        raise Refused(
+            f"the server's answer to {self.com.name} is not one of this protocol: install the same version of fedml on both"
+        )
 
     def serve(self, runner: Runner) -> bool:
         """Do what the server asks, by `runner`, until the run is over; False if the server is gone instead."""

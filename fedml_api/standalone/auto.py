@@ -18,7 +18,7 @@ from fedml_core.federation import Client, LocalUpdate, Setup, describe, model_of
 STACK_BYTES = 8 << 20
 LARGEST_BLOCK = 128
 FEW_SECONDS = 2.0
-SHORT_ROUND = 0.004
+SHORT_ROUND = 0.03
 PER_STEP = 2e-4
 FLOPS = 3e10
 
@@ -107,6 +107,6 @@ def _amount(setup: Setup, work: Work) -> tuple[float, float]:
         ]
         steps, rows = sum(len(one.lengths) for one in visits), sum(len(one.order) for one in visits)
     else:
-        steps, rows = len(sample), sum(len(setup.data.train(id)) for id in sample)
+        steps, rows = len(sample), sum(setup.size(id) for id in sample)
     share = len(work.clients) / len(sample)
     return steps * share, rows * share

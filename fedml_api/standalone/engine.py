@@ -57,7 +57,7 @@ class StandaloneSession(Session):
             self.how = str(choice)
             log.info("executor: %s", choice)
             self._executor = choice.start(self.setup)
-        if new := {id for id in work.clients if id not in self._empty and not len(self.setup.data.train(id))}:
+        if new := {id for id in work.clients if id not in self._empty and not self.setup.size(id)}:
             self._empty |= new
             log.warning("without training examples, and hence without weight: client %s", ", ".join(sorted(new)))
         return self._executor

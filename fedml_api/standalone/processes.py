@@ -49,7 +49,6 @@ class Processes(Executor):
 
     def __init__(self, count: int, start: Callable[[], Executor], setup: Setup) -> None:
         self.setup = setup
-        self._sizes: dict[str, int] = {}
         room = 64 * (1 << 20) + 16 * sum(part.nbytes for part in tree.tensors(ModelState.of(setup.module)))
         self._down = Memory(room)
         self.workers: list[Worker] = []
@@ -89,7 +88,7 @@ class Processes(Executor):
                 part = {
                     name: {id: of[id] for id in clients if id in of} for name, of in (("own", work.own), ("states", work.states))
                 }
-                worker.ask(length, {"clients": clients, **part})
+                worker.ask(length, {"clients": json.dumps(clients), **part})
                 asked.append(worker)
         answers = [worker.answer() for worker in asked]
         for worker, answer in zip(asked, answers, strict=True):
@@ -100,13 +99,10 @@ class Processes(Executor):
 
     def shares(self, clients: Sequence[str]) -> list[list[str]]:
         """The clients of each worker, in the order of the cohort: the largest first to whoever has the least."""
-        for id in clients:
-            if id not in self._sizes:
-                self._sizes[id] = len(self.setup.data.train(id))
         load, owner = [0] * len(self.workers), {}
-        for id in sorted(clients, key=lambda id: -self._sizes[id]):
+        for id in sorted(clients, key=lambda id: -self.setup.size(id)):
             owner[id] = load.index(min(load))
-            load[owner[id]] += self._sizes[id] + 1
+            load[owner[id]] += self.setup.size(id) + 1
         return [[id for id in clients if owner[id] == number] for number in range(len(self.workers))]
 
 
@@ -148,7 +144,7 @@ class Worker:
                 for other in (*others, self):
                     other.line.close()
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
-                _serve(theirs, start, down, up)
+                _serve(theirs, number, start, down, up)
             finally:
                 os._exit(0)
         theirs.close()
@@ -199,7 +195,7 @@ def _receive(line: socket.socket, count: int) -> bytes | None:
     return found
 
 
-def _serve(line: socket.socket, start: Callable[[], Executor], down: Memory, up: Memory) -> None:
+def _serve(line: socket.socket, number: int, start: Callable[[], Executor], down: Memory, up: Memory) -> None:
     """What a worker does until nobody asks any more."""
     torch.set_num_threads(1)
     keep_memory()
@@ -209,6 +205,7 @@ def _serve(line: socket.socket, start: Callable[[], Executor], down: Memory, up:
         message = _receive(line, length)
         if message is None:
             return
+        _spread(number)
         try:
             answer = _carry_out(executor, down.read(common), decode(message, _TRUSTED).payload)
         except FedMLError as error:
@@ -218,9 +215,20 @@ def _serve(line: socket.socket, start: Callable[[], Executor], down: Memory, up:
         line.sendall(_WORD.pack(up.write(answer)))
 
 
+def _spread(number: int) -> None:
+    """Move this process to a core of its own, and let the system move it on.
+
+    Workers that are woken together are often put on one core, and told apart only after milliseconds: half a short round.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        everywhere = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {sorted(everywhere)[number % len(everywhere)]})
+        os.sched_setaffinity(0, everywhere)
+
+
 def _carry_out(executor: Executor, common: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
     task = _known(Task, json.dumps(common["task"]))
-    work = Work(common["round"], task, common["shared"], part["clients"], part["own"], part["states"])
+    work = Work(common["round"], task, common["shared"], json.loads(part["clients"]), part["own"], part["states"])
     if common["fold"] is None:
         return {"replies": dict(executor.replies(work))}
     folded, states = executor.fold(work, _known(Aggregator, json.dumps(common["fold"])))

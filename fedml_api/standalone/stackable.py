@@ -35,7 +35,7 @@ def reason_against(setup: Setup, work: Work, stacked: bool) -> str | None:
     for name, module in setup.module.named_modules():
         if isinstance(module, _BatchNorm):
             return f"layer '{name}' is batch normalisation, which makes examples depend on each other; use group normalisation"
-    client = next((id for id in work.clients if len(setup.data.train(id))), None)
+    client = next((id for id in work.clients if setup.size(id)), None)
     if client is None:
         return "no client of the round has examples"
     try:

@@ -69,7 +69,7 @@ class Stacked(Executor):
         run, task = self.sequential.run, work.task
         assert isinstance(task, LocalUpdate)
         # The sort is stable: clients with equally many examples keep the order of the cohort.
-        ids = sorted(work.clients, key=lambda id: -len(self.setup.data.train(id)))
+        ids = sorted(work.clients, key=lambda id: -self.setup.size(id))
         run.workspace.load(model_of(work.shared)).train()
         for part in np.array_split(np.arange(len(ids)), -(-len(ids) // self.block)):
             clients = [run.client(ids[i], work.round) for i in part]
@@ -107,23 +107,19 @@ class Stacked(Executor):
         context, active, natural = about(ids), len(ids), self._no_negatives(feed)
         carry = task.begin(params, context)
         for count, begin, end in feed.stages():
-            part, losses, since = [param[:count] for param in params], [], begin
-            for index in range(begin, end):
+            part, step = [param[:count] for param in params], None
+            for index, (batch, weights) in enumerate(feed.batches(count, begin, end, self._rows), begin):
                 if plain is None and (going := feed.going[index]) < active:
-                    feed.saw(since, count, losses)
                     yield leave(going, active)
-                    losses, since = [], index
                     carry, context = tree.map_tensors(lambda rows, n=going: rows[:n], carry), about(ids[:going])
                     active = going
-                batch, weights = feed.batch(index, count, self._rows)
-                step = self._step(part, batch, weights, natural)
+                step = step or self._step(part, batch, weights, natural)
                 if plain is not None:
-                    losses.append(step.descend(part, batch, weights, plain))
+                    losses = step.descend(part, batch, weights, plain)
                 else:
-                    loss, grads = step.gradients(part, batch, weights)
+                    losses, grads = step.gradients(part, batch, weights)
                     carry = task.step(carry, [param[:active] for param in part], [grad[:active] for grad in grads], context)
-                    losses.append(loss)
-            feed.saw(since, count, losses)
+                feed.lost[index, :count].copy_(losses)
         yield leave(0, active)
 
     def _copies(self, start: ModelState, count: int) -> Tensors:
@@ -160,33 +156,36 @@ class Feed:
 
     def __init__(self, courses: list[tuple[Client, Visits]], device: torch.device) -> None:
         self.clients = [client for client, _ in courses]
-        self.steps = [len(visits.lengths) for _, visits in courses]
-        self.going = [sum(steps > step for steps in self.steps) for step in range(max(self.steps))]
+        lengths = [np.asarray(visits.lengths, dtype=np.int64) for _, visits in courses]
+        self.steps = np.array([len(one) for one in lengths])
+        self.going = (self.steps > np.arange(self.steps.max())[:, None]).sum(1).tolist()
         self.sizes = [float(len(client.train)) for client in self.clients]
         examples = [client.train for client in self.clients]
         first = examples[0].columns
-        orders = [visits.order.to(device) for _, visits in courses]
+        counts = np.array([len(visits.order) for _, visits in courses])
         self.shared = all(one.index is not None and one.columns[name] is first[name] for one in examples for name in first)
         if self.shared:
-            self.columns = first
-            found = torch.cat([one.index.index_select(0, order) for one, order in zip(examples, orders, strict=True)]).cpu()
+            # All look-ups in one: each client's positions, moved to where its index lies among those of all.
+            self.columns, orders = first, torch.cat([visits.order for _, visits in courses])
+            begin = np.cumsum([0, *(len(one) for one in examples[:-1])])
+            indices = torch.cat([one.index for one in examples if one.index is not None]).cpu()
+            found = indices.index_select(0, orders + torch.from_numpy(np.repeat(begin, counts)))
         else:
-            taken = [one.take(order) for one, order in zip(examples, orders, strict=True)]
+            taken = [one.take(visits.order.to(device)) for one, (_, visits) in zip(examples, courses, strict=True)]
             self.columns = {name: torch.cat([batch[name] for batch in taken]) for name in first}
-            found = torch.arange(sum(map(len, orders)))
+            found = torch.arange(counts.sum())
         # Where each visited row goes: [step, client, place in the batch].
-        lengths = [np.asarray(visits.lengths, dtype=np.int64) for _, visits in courses]
         all_lengths = np.concatenate(lengths)
         step = np.repeat(np.concatenate([np.arange(len(one)) for one in lengths]), all_lengths)
-        client = np.repeat(np.arange(len(courses)), [one.sum() for one in lengths])
+        client = np.repeat(np.arange(len(courses)), counts)
         place = np.arange(len(step)) - np.repeat(np.cumsum(all_lengths) - all_lengths, all_lengths)
-        shape = (max(self.steps), len(courses), int(all_lengths.max(initial=1)))
+        shape = (int(self.steps.max()), len(courses), int(all_lengths.max(initial=1)))
         rows, weights = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
         rows[step, client, place] = found.numpy()
         weights[step, client, place] = np.repeat(1 / np.maximum(all_lengths, 1), all_lengths)
         self.rows, self.weights = torch.from_numpy(rows).to(device), torch.from_numpy(weights).to(device)
-        self.total = torch.zeros(len(courses), dtype=torch.float64, device=device)
-        self.count = torch.tensor([float(len(order)) for order in orders], dtype=torch.float64)
+        self.lost = torch.zeros_like(self.weights)
+        self.count = torch.from_numpy(counts.astype(np.float64))
 
     def stages(self) -> Iterator[tuple[int, int, int]]:
         """(clients, first step, last step + 1): how many to compute for, and for how long. Few sizes, because each is traced."""
@@ -198,27 +197,26 @@ class Feed:
                 yield min(going[begin], len(self.steps)), begin, step
                 begin = step
 
-    def batch(self, step: int, count: int, memory: dict[object, Tensor]) -> tuple[Batch, Tensor]:
-        """One batch for each of the first `count` clients: columns `[count, b, ...]`, weights `[count, b]`.
+    def batches(self, count: int, begin: int, end: int, memory: dict[object, Tensor]) -> Iterator[tuple[Batch, Tensor]]:
+        """Steps `begin` to `end`: a batch for each of the first `count` clients, columns `[count, b, ...]`, weights `[count, b]`.
 
-        The columns lie in `memory`, which the next batch overwrites.
+        Small batches are gathered together. The columns lie in `memory`, which the next ones overwrite.
         """
-        rows = self.rows[step, :count]
-        flat, batch = rows.flatten(), {}
-        for name, column in self.columns.items():
-            key = (name, len(flat))
-            if key not in memory:
-                memory[key] = column.new_empty((len(flat), *column.shape[1:]))
-            batch[name] = torch.index_select(column, 0, flat, out=memory[key]).view(*rows.shape, *column.shape[1:])
-        return batch, self.weights[step, :count]
-
-    def saw(self, begin: int, count: int, losses: list[Tensor]) -> None:
-        """Note the losses `[count, b]` of consecutive steps from `begin`."""
-        if not losses:
-            return
-        real = self.weights[begin : begin + len(losses), :count] > 0
-        self.total[:count] += torch.where(real, torch.stack(losses), 0.0).sum((0, 2), dtype=torch.float64)
+        width = sum(column[:1].nbytes for column in self.columns.values()) * count * self.rows.shape[2]
+        together = max(1, 2**20 // max(1, width))
+        for first in range(begin, end, together):
+            rows = self.rows[first : min(first + together, end), :count]
+            flat, parts = rows.flatten(), []
+            for name, column in self.columns.items():
+                key = (name, len(flat))
+                if key not in memory:
+                    memory[key] = column.new_empty((len(flat), *column.shape[1:]))
+                gathered = torch.index_select(column, 0, flat, out=memory[key])
+                parts.append(gathered.view(*rows.shape, *column.shape[1:]).unbind())
+            for index, batch in enumerate(zip(*parts, strict=True), first):
+                yield dict(zip(self.columns, batch, strict=True)), self.weights[index, :count]
 
     def means(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Totals and counts of the losses of these clients."""
-        return self.total[first:last].cpu(), self.count[first:last]
+        real = self.weights[:, first:last] > 0
+        return torch.where(real, self.lost[:, first:last], 0.0).sum((0, 2), dtype=torch.float64).cpu(), self.count[first:last]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import torch
@@ -47,6 +47,13 @@ class Setup:
     recipe: Tree = None
     precision: torch.dtype | None = None
     rounds: int = 1
+    _sizes: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def size(self, client: str) -> int:
+        """How many training examples a client has, looked up once."""
+        if client not in self._sizes:
+            self._sizes[client] = len(self.data.train(client))
+        return self._sizes[client]
 
 
 class Session(ABC):

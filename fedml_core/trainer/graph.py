@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -31,6 +31,26 @@ _IN_PLACE = {
 }
 _PRODUCTS = {aten.mm.default: aten.addmm_.default, aten.bmm.default: aten.baddbmm_.default}
 _TRANSPOSES = {aten.t.default, aten.transpose.int}
+_FEW_CLASSES = 64
+# What tensors have a method for, of the same name and arguments: half the way through Python is saved.
+_METHODS = (
+    *("abs", "add.Tensor", "add_.Tensor", "addcmul", "addcmul_", "addmm", "addmm_", "amax", "baddbmm", "baddbmm_", "bmm", "clone"),
+    *("detach", "div.Tensor", "div_.Tensor", "exp", "exp_", "expand", "gather", "log", "log_", "mm", "mul.Scalar", "mul.Tensor"),
+    *(
+        "mul_.Tensor",
+        "neg",
+        "neg_",
+        "permute",
+        "relu",
+        "relu_",
+        "scatter_add_",
+        "sigmoid",
+        "sigmoid_",
+        "squeeze.dims",
+        "sub.Tensor",
+    ),
+    *("scatter.value", "sub_.Tensor", "sum.dim_IntList", "t", "tanh", "tanh_", "transpose.int", "unsqueeze", "view"),
+)
 
 
 def shorten(graph: fx.Graph, natural: Sequence[int] = ()) -> None:
@@ -40,8 +60,11 @@ def shorten(graph: fx.Graph, natural: Sequence[int] = ()) -> None:
         natural: which inputs, by position, never hold a negative number.
     """
     _remove_identities(graph)
-    _no_negatives(graph, natural)
+    if natural:
+        _no_negatives(graph, natural)
+        _remove_identities(graph)
     _add_products(graph)
+    _short_softmax(graph)
     _cheap_masks(graph)
     _pool_layout(graph)
     _reuse_memory(graph)
@@ -84,6 +107,18 @@ def descend(graph: fx.Graph, count: int) -> None:
             graph.call_function(_PRODUCTS[change.target], (target, *factors), {"alpha": step})
     output.args = (losses,)
     graph.eliminate_dead_code(_impure)
+    graph.lint()
+
+
+def spell(graph: fx.Graph) -> None:
+    """The last rewriting: call operations as methods of tensors, which takes less time than by their full names."""
+    methods = {}
+    for name in _METHODS:
+        operation, _, overload = name.partition(".")
+        methods[getattr(getattr(aten, operation), overload or "default")] = operation
+    for node in list(graph.nodes):
+        if node.target in methods and isinstance(node.args[0], fx.Node):
+            node.op, node.target = "call_method", methods[node.target]
     graph.lint()
 
 
@@ -215,6 +250,66 @@ def _add_products(graph: fx.Graph) -> None:
                 graph.erase_node(node)
                 graph.erase_node(product)
                 break
+
+
+def _short_softmax(graph: fx.Graph) -> None:
+    """Write out the log-softmax over a few classes on the CPU, and its gradient: torch's own goes through such rows one by one.
+
+    z - max z - log(sum(exp(z - max z))), and g - exp(log-softmax) sum(g). If g is -w at the label and 0 elsewhere, as that of a
+    cross entropy is, this is w times the softmax, less w at the label, and g need not be written down.
+    """
+    dim: Any
+    for node in list(graph.nodes):
+        seen = value(node)
+        if node.target == aten._log_softmax.default:
+            dim, source, dtype = node.args[1], node.args[0], seen.dtype
+        elif node.target == aten._log_softmax_backward_data.default:
+            dim, source, dtype = node.args[2], node.args[1], node.args[3]
+        else:
+            continue
+        short = seen.dim() and dim % seen.dim() == seen.dim() - 1 and 0 < seen.shape[-1] <= _FEW_CLASSES
+        precise = seen.dtype == dtype == value(source).dtype and dtype in (torch.float32, torch.float64)
+        if not short or seen.device.type != "cpu" or not precise:
+            continue
+        rows, one = seen.new_empty(seen.shape, device="meta"), seen.new_empty((*seen.shape[:-1], 1), device="meta")
+
+        def emit(target: Any, *args: Any, like: Tensor = rows, **named: Any) -> fx.Node:
+            with graph.inserting_before(node):  # noqa: B023  (called in this pass of the loop only)
+                new = graph.call_function(target, args, named)
+            new.meta = {"val": like}
+            return new
+
+        if node.target == aten._log_softmax.default:
+            shifted = emit(aten.sub.Tensor, source, emit(aten.amax.default, source, [-1], True, like=one))
+            total = emit(aten.sum.dim_IntList, emit(aten.exp.default, shifted), [-1], True, like=one)
+            result = emit(aten.sub_.Tensor, shifted, emit(aten.log_.default, total, like=one))
+        elif (found := _at_label(node.args[0])) is not None and len(node.args[0].users) == 1:
+            labels, factor = found
+            share = emit(aten.mul_.Tensor, emit(aten.exp.default, source), factor)
+            result = emit(aten.scatter_add_.default, share, -1, labels, emit(aten.neg.default, factor, like=one))
+        else:
+            total = emit(aten.sum.dim_IntList, node.args[0], [-1], True, like=one)
+            result = emit(aten.addcmul.default, node.args[0], emit(aten.exp.default, source), total, value=-1)
+        result.meta = dict(node.meta)
+        node.replace_all_uses_with(result)
+        graph.erase_node(node)
+    graph.eliminate_dead_code(_impure)
+
+
+def _at_label(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """(labels, w) if the node is -w at one label per row and 0 elsewhere, with labels and w of one shape `[..., 1]`."""
+    if node.target != aten.mul.Tensor:
+        return None
+    either: Any = node.args
+    for spread, factor in (either, either[::-1]):
+        if not isinstance(spread, fx.Node) or not isinstance(factor, fx.Node) or spread.target != aten.scatter.value:
+            continue
+        zeros, dim, labels, number = cast("tuple[Any, ...]", spread.args)
+        seen, weights = value(spread), value(factor)
+        alike = weights.shape == value(labels).shape == (*seen.shape[:-1], 1) and weights.dtype == seen.dtype
+        if alike and zeros.target == aten.zeros_like.default and dim in (-1, seen.dim() - 1) and number == -1:
+            return labels, factor
+    return None
 
 
 def keep_with_probability(shape: Sequence[int], stride: Sequence[int], keep: float) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -81,18 +81,19 @@ class TracedStep:
         except Exception as error:
             raise TrainerError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
         graph.shorten(traced.graph, [len(names) + i for i, name in enumerate(columns) if name in natural])
-        traced.recompile()
         self._traced, self._count = traced, len(names)
-        self._gradients = traced.forward
+        self._gradients: Callable[..., Any] | None = None
         self._descend: Callable[..., Tensor] | None = None
 
     @property
     def code(self) -> str:
         """The step as Python code."""
-        return str(self._traced.code)
+        return str(self._traced.graph.python_code("self").src)
 
     def gradients(self, params: Tensors, batch: Batch, weights: Tensor) -> tuple[Tensor, Tensors]:
         """Losses, and the gradients in the order of `params`."""
+        if self._gradients is None:
+            self._gradients = self._compiled(lambda graph: None)
         with torch.no_grad():
             losses, *grads = self._gradients(*params, *batch.values(), weights)
         return losses, grads
@@ -100,9 +101,14 @@ class TracedStep:
     def descend(self, params: Tensors, batch: Batch, weights: Tensor, rate: float) -> Tensor:
         """params <- params - rate * gradients, in place; the losses before the step."""
         if self._descend is None:
-            fused = torch.fx.GraphModule(self._traced, self._traced.graph.__deepcopy__({}))
-            graph.descend(fused.graph, self._count)
-            fused.recompile()
-            self._descend = fused.forward
-        with torch.no_grad():
+            self._descend = self._compiled(lambda fused: graph.descend(fused, self._count))
+        with torch.inference_mode():
             return self._descend(*params, *batch.values(), weights, -rate)
+
+    def _compiled(self, rewrite: Callable[[fx.Graph], None]) -> Callable[..., Any]:
+        """The step, rewritten, as a function."""
+        rewritten = fx.GraphModule(self._traced, self._traced.graph.__deepcopy__({}))
+        rewrite(rewritten.graph)
+        graph.spell(rewritten.graph)
+        rewritten.recompile()
+        return rewritten.forward

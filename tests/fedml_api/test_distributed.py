@@ -15,7 +15,7 @@ from fedml_api.distributed.worker import ClientManager
 from fedml_core import tree
 from fedml_core.communication.loopback import loopback_network
 from fedml_core.communication.message import SERVER, Message
-from fedml_core.errors import CommunicationError, ConfigError, RoundFailed
+from fedml_core.errors import CommunicationError, ConfigError, Refused, RoundFailed
 from fedml_core.federation import ClientRunner, Reply, Setup, describe, restore, tasks
 from fedml_core.federation.client import Task
 from fedml_core.settings import settings
@@ -279,6 +279,22 @@ def test_what_arrives_lies_on_the_device_of_the_receiver(dataset, network):
     thread.join(5)
     assert [(part.device, len(part)) for part in seen] == [(meta, 5), (meta, 4), (meta, 3)]
     assert replies["c0"].value.params["w"].device == meta
+
+
+@pytest.mark.parametrize(
+    ("type", "payload", "reason"),
+    [
+        ("welcome", {}, "not one of this protocol: install the same version"),
+        ("welcome", [1], "not one of this protocol"),
+        ("refused", {"reason": 3}, "not one of this protocol"),
+        ("refused", {"reason": "go away"}, "refused a: go away"),
+    ],
+)
+def test_an_answer_that_lets_nobody_in(type, payload, reason):
+    doors = loopback_network([SERVER, "a"])
+    doors[SERVER].send(Message(type, SERVER, "a", payload, "run"))
+    with pytest.raises(Refused, match=reason):
+        ClientManager(doors["a"], "run", "config").join(5)
 
 
 def test_numbers_whose_sum_overflows_are_finite():

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fedml_core.errors import ConfigError
+from fedml_iot.device import make_setup
 from tests.brokers import Mosquitto, certificates
 from tests.fedml_iot.federation import DEVICES, Federation, undisturbed
 
@@ -117,3 +119,17 @@ def test_devices_that_do_not_belong(federation):
             assert remedy in line
     federation.join("3")
     assert federation.result(server)["sha256"] == undisturbed(federation)
+
+
+@pytest.mark.parametrize(
+    "welcome", [None, {}, {"recipe": {"model": "lr"}}, {"recipe": {"model": "lr", "shape": 3, "classes": 2, "seed": 0}}]
+)
+def test_a_welcome_without_a_recipe_is_told(welcome):
+    with pytest.raises(ConfigError, match="install the server's version"):
+        make_setup(welcome, None)
+
+
+def test_a_recipe_for_a_model_of_another_version_is_told():
+    recipe = {"model": "cnn9", "shape": [4], "classes": 2, "seed": 0}
+    with pytest.raises(ConfigError, match=r"unknown model 'cnn9'(.|\n)*install the server's version"):
+        make_setup({"recipe": recipe}, None)

@@ -1,0 +1,53 @@
+"""Is what `auto` chooses about as fast as the best choice by hand?
+
+    python -m benchmarks.choices            # every workload of benchmarks/simulation.py
+    python -m benchmarks.choices W3 W5      # some
+
+On each workload `auto` and a grid of executors and processes take turns, round by round, in one call; a line shows the median of
+each as a ratio to the best of the grid. Exit status 1 if `auto` is more than 10 % behind it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from benchmarks.simulation import WORKLOADS, Workload, measure
+from fedml_api.standalone import Standalone
+
+WITHIN = 1.10
+
+
+def grid(work: Workload) -> dict[str, Standalone]:
+    """What one would try by hand; stacked convolutions and recurrent networks are far slower, and take minutes to find that out."""
+    found = {}
+    for processes in (1, 2):
+        stacks = work.name.startswith(("W3", "W5"))
+        for executor in ("sequential", "traced", *(("stacked",) if stacks else ())):
+            if (work.name, executor) in {("W2", "traced"), ("W3-1000", "sequential"), ("W3-1000", "traced")}:
+                continue
+            for block in (5, 10, 25, 128) if executor == "stacked" else (None,):
+                if block is None or block <= len(work.sizes) // processes or block == 5:
+                    name = f"{executor}{f' in {block}s' if block else ''}, {processes} process{'es' * (processes > 1)}"
+                    found[name] = Standalone(executor=executor, block=block, processes=processes)  # type: ignore[arg-type]
+    return found
+
+
+def main(names: list[str]) -> int:
+    torch.set_num_threads(1)
+    behind = 0
+    for work in WORKLOADS:
+        if names and not any(work.name.startswith(name) for name in names):
+            continue
+        engines = {"auto": Standalone()} | grid(work)
+        row = measure(work, {name: (engine, None) for name, engine in engines.items()}, work.rounds)
+        best = min(row[name] for name in engines if name != "auto")
+        behind += row["auto"] > WITHIN * best
+        ranked = sorted(engines, key=lambda name: row[name])
+        print(f"{work.name}: " + "; ".join(f"{name} {row[name] / best:.2f}" for name in ranked), flush=True)
+    return int(behind > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
