@@ -149,7 +149,10 @@ def partition(work: Workload) -> FederatedDataset:
 
 
 def measure(
-    work: Workload, engines: dict[str, tuple[Standalone, torch.dtype | None]], commands: dict[str, list[str]], rounds: int
+    work: Workload,
+    engines: dict[str, tuple[Standalone, torch.dtype | None]],
+    rounds: int,
+    commands: dict[str, list[str]] | None = None,
 ) -> dict[str, Any]:
     """Median seconds per round of every contestant; `commands` start those of other libraries."""
     torch.manual_seed(0)
@@ -168,7 +171,7 @@ def measure(
         naive, lean = (copy.deepcopy(model).to(memory_format=torch.contiguous_format) for _ in range(2))
         contestants["naive"] = lambda round: naive_round(naive, by_hand, work.batch, LR, work.trainer)
         contestants["lean"] = lambda round: lean_round(lean, work.trainer, by_hand, work.batch)
-        contestants |= {peer.name: peer.round for peer in started(work, model, data, commands, stack)}
+        contestants |= {peer.name: peer.round for peer in started(work, model, data, commands or {}, stack)}
         times: dict[str, list[float]] = {name: [] for name in contestants}
         for round in range(rounds + 2):
             for name, contestant in contestants.items():
@@ -253,12 +256,12 @@ def main(arguments: list[str]) -> int:
     print(f"{'workload':<44} {'naive ms':>9} {'lean':>6} {'ours':>6} {'goal':>6} {'bf16':>6} {'goal':>6} {columns}")
     results, missed = [], 0
     for work in WORKLOADS:
-        if names and not any(work.name.startswith(name) for name in names):
+        if names and not {work.name, work.name.partition("-")[0]} & set(names):
             continue
         engines: dict[str, tuple[Standalone, torch.dtype | None]] = {"ours": (Standalone(**chosen), None)}
         if work.goal_bf16 and bf16:
             engines["bf16"] = (Standalone(**chosen), torch.bfloat16)
-        row = measure(work, engines, commands, rounds or work.rounds)
+        row = measure(work, engines, rounds or work.rounds, commands)
         results.append({"workload": work.name, **row})
         ratio = {name: row[name] / row["naive"] for name in ("lean", *engines, *commands)}
         missed += ratio["ours"] > work.goal or ratio.get("bf16", 0) > (work.goal_bf16 or 1)

@@ -38,6 +38,8 @@ class Trained(nn.Module):
 
 def main() -> None:
     chosen = settings()
+    if chosen["model"] in ("LogisticRegression", "TwoNN"):
+        torch.set_num_threads(1)  # With torch's default the threads of so small a network wait for one another.
     users = {str(k): PyTorchTensorDataset((torch.from_numpy(x), torch.from_numpy(y))) for k, (x, y) in enumerate(clients())}
     data = FederatedDataset(users.__getitem__, get_user_sampler("minimize_reuse", list(users)))
     trained = Trained(loaded(chosen, initial()))
