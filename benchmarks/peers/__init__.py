@@ -3,7 +3,8 @@
 The numbers of a workload lie in a folder that this module writes: `settings.json`, `x.npy`, `y.npy` and `initial.npz`, the
 parameters under torch's names. A script `<name>_peer.py` is started with that folder; it knows nothing of this library. For every
 line `round` on its input it carries out one round and answers with a line of JSON, `{"seconds": ...}`, measured where the round
-runs; for `weights` it writes `<name>.npz`. Its environment is a folder with `bin/python`; see benchmarks/README.md.
+runs; for `weights` it writes `<name>.npz`, and with `end` it ends. Its environment is a folder with `bin/python`; see
+benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class Peer:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
-            self.process.communicate(timeout=60)
+            # A word, because processes that the caller has forked meanwhile keep the pipe open.
+            self.process.communicate("end\n", timeout=60)
         except (subprocess.TimeoutExpired, BrokenPipeError):
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()

@@ -33,11 +33,13 @@ def initial() -> dict[str, np.ndarray]:
 
 
 def serve(name: str, one_round: Callable[[], None], weights: Callable[[], Mapping[str, np.ndarray]]) -> None:
-    """Answer until the input ends. What a library prints goes to the log, not among the answers."""
+    """Answer until the end. What a library prints goes to the log, not among the answers."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    for line in sys.stdin:
-        if line.strip() == "round":
+    for word in map(str.strip, sys.stdin):
+        if word == "end":
+            break
+        if word == "round":
             start = time.perf_counter()
             one_round()
             answer: dict[str, Any] = {"seconds": time.perf_counter() - start}

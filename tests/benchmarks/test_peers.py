@@ -21,6 +21,8 @@ for line in sys.stdin:
     if line.strip() == "round":
         (folder.parent / "rounds").open("a").write("round ")
         print(json.dumps({"seconds": 4.5}), flush=True)
+    elif line.strip() == "end":
+        break
     else:
         np.savez(folder / "pretender.npz", **np.load(folder / "initial.npz"))
         print("{}", flush=True)
