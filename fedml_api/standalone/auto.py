@@ -15,7 +15,7 @@ from fedml_core import tree
 from fedml_core.errors import CommunicationError
 from fedml_core.federation import Client, LocalUpdate, Setup, describe, model_of
 
-STACK_BYTES = 8 << 20
+STACK_BYTES = 4 << 20
 LARGEST_BLOCK = 128
 FEW_SECONDS = 2.0
 SHORT_ROUND = 0.03
