@@ -13,7 +13,7 @@ import sys
 
 import torch
 
-from benchmarks.simulation import WORKLOADS, Workload, measure
+from benchmarks.simulation import Workload, measure, selected
 from fedml_api.standalone import Standalone
 
 WITHIN = 1.10
@@ -27,19 +27,18 @@ def grid(work: Workload) -> dict[str, Standalone]:
         for executor in ("sequential", "traced", *(("stacked",) if stacks else ())):
             if (work.name, executor) in {("W2", "traced"), ("W3-1000", "sequential"), ("W3-1000", "traced")}:
                 continue
-            for block in (5, 10, 25, 128) if executor == "stacked" else (None,):
-                if block is None or block <= len(work.sizes) // processes or block == 5:
-                    name = f"{executor}{f' in {block}s' if block else ''}, {processes} process{'es' * (processes > 1)}"
-                    found[name] = Standalone(executor=executor, block=block, processes=processes)  # type: ignore[arg-type]
+            share = len(work.sizes) // processes
+            blocks = [5, *(block for block in (10, 25, 128) if block <= share)] if executor == "stacked" else [None]
+            for block in blocks:
+                name = f"{executor}{f' in {block}s' if block else ''}, {processes} process{'es' * (processes > 1)}"
+                found[name] = Standalone(executor=executor, block=block, processes=processes)  # type: ignore[arg-type]
     return found
 
 
 def main(names: list[str]) -> int:
     torch.set_num_threads(1)
     behind = 0
-    for work in WORKLOADS:
-        if names and not any(work.name.startswith(name) for name in names):
-            continue
+    for work in selected(names):
         engines = {"auto": Standalone()} | grid(work)
         row = measure(work, {name: (engine, None) for name, engine in engines.items()}, work.rounds)
         best = min(row[name] for name in engines if name != "auto")

@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,6 +148,33 @@ def partition(work: Workload) -> FederatedDataset:
     return FederatedDataset(Examples({"x": x, "y": y}), Examples({"x": x, "y": y}), parts, name=work.name)
 
 
+def selected(names: Sequence[str]) -> list[Workload]:
+    """The workloads of these names; `W3` stands for all three. Every one, if there are no names."""
+    return [work for work in WORKLOADS if not names or {work.name, work.name.partition("-")[0]} & set(names)]
+
+
+class Ours:
+    """FedAvg on a workload by our engine; a call carries out one round."""
+
+    def __init__(
+        self,
+        work: Workload,
+        model: nn.Module,
+        data: FederatedDataset,
+        stack: ExitStack,
+        engine: Standalone,
+        precision: torch.dtype | None = None,
+        rounds: int = 1000,
+    ) -> None:
+        setup = Setup(work.trainer, copy.deepcopy(model), data, 0, torch.device("cpu"), precision=precision, rounds=rounds)
+        self.algorithm = FedAvg(local=LocalSGD(lr=LR, batch_size=work.batch))
+        self.session, self.clients = stack.enter_context(engine.open(setup)), data.client_ids
+        self.state = self.algorithm.init(ModelState.of(copy.deepcopy(model)))
+
+    def __call__(self, round: int) -> None:
+        self.state, _ = self.algorithm.round(self.state, self.session.cohort(round, self.clients))
+
+
 def measure(
     work: Workload,
     engines: dict[str, tuple[Standalone, torch.dtype | None]],
@@ -163,10 +190,7 @@ def measure(
     contestants: dict[str, Callable[[int], float | None]] = {}
     with ExitStack() as stack:
         for name, (engine, precision) in engines.items():
-            setup = Setup(work.trainer, copy.deepcopy(model), data, 0, torch.device("cpu"), precision=precision, rounds=1000)
-            algorithm = FedAvg(local=LocalSGD(lr=LR, batch_size=work.batch))
-            session = stack.enter_context(engine.open(setup))
-            contestants[name] = _ours(algorithm, session, algorithm.init(ModelState.of(copy.deepcopy(model))), data.client_ids)
+            contestants[name] = Ours(work, model, data, stack, engine, precision)
         # By hand one leaves the weights as torch makes them; the layout of the library's CNN is part of what is compared.
         naive, lean = (copy.deepcopy(model).to(memory_format=torch.contiguous_format) for _ in range(2))
         contestants["naive"] = lambda round: naive_round(naive, by_hand, work.batch, LR, work.trainer)
@@ -210,14 +234,11 @@ def check(commands: dict[str, list[str]], rounds: int = 2) -> int:
         for layer in model.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0
-        algorithm = FedAvg(local=LocalSGD(lr=LR, batch_size=work.batch))
         with ExitStack() as stack:
-            setup = Setup(trainer, copy.deepcopy(model), data, 0, torch.device("cpu"), rounds=rounds)
-            session = stack.enter_context(Standalone().open(setup))
-            state = algorithm.init(ModelState.of(copy.deepcopy(model)))
+            engine = Ours(work, model, data, stack, Standalone(), rounds=rounds)
             for round in range(rounds):
-                state, _ = algorithm.round(state, session.cohort(round, data.client_ids))
-            ours = {name: param.numpy() for name, param in state.model.params.items()}
+                engine(round)
+            ours = {name: param.numpy() for name, param in engine.state.model.params.items()}
             start = {name: param.numpy() for name, param in ModelState.of(model).params.items()}
             for peer in started(work, model, data, commands, stack):
                 for _ in range(rounds):
@@ -230,15 +251,6 @@ def check(commands: dict[str, list[str]], rounds: int = 2) -> int:
 
 def _distance(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
     return max(float(np.abs(array - other[name]).max()) for name, array in one.items())
-
-
-def _ours(algorithm: FedAvg, session: Any, state: Any, clients: Any) -> Callable[[int], None]:
-    def one(round: int) -> None:
-        nonlocal state
-        state, _ = algorithm.round(state, session.cohort(round, clients))
-
-    one.session = session  # type: ignore[attr-defined]
-    return one
 
 
 def main(arguments: list[str]) -> int:
@@ -255,9 +267,7 @@ def main(arguments: list[str]) -> int:
     columns = " ".join(f"{name:>8}" for name in ("first s", *commands))
     print(f"{'workload':<44} {'naive ms':>9} {'lean':>6} {'ours':>6} {'goal':>6} {'bf16':>6} {'goal':>6} {columns}")
     results, missed = [], 0
-    for work in WORKLOADS:
-        if names and not {work.name, work.name.partition("-")[0]} & set(names):
-            continue
+    for work in selected(names):
         engines: dict[str, tuple[Standalone, torch.dtype | None]] = {"ours": (Standalone(**chosen), None)}
         if work.goal_bf16 and bf16:
             engines["bf16"] = (Standalone(**chosen), torch.bfloat16)

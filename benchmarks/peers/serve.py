@@ -15,15 +15,15 @@ import numpy as np
 FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 
 
-def settings() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((FOLDER / "settings.json").read_text())
+def settings(folder: Path = FOLDER) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "settings.json").read_text())
     return found
 
 
 def clients(folder: Path = FOLDER) -> list[tuple[np.ndarray, np.ndarray]]:
     """The examples of every client, as views of two arrays."""
     x, y = np.load(folder / "x.npy"), np.load(folder / "y.npy")
-    ends = np.cumsum(json.loads((folder / "settings.json").read_text())["sizes"])[:-1]
+    ends = np.cumsum(settings(folder)["sizes"])[:-1]
     return list(zip(np.split(x, ends), np.split(y, ends), strict=True))
 
 

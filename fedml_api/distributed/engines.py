@@ -141,7 +141,7 @@ def _moved(setup: Setup, device: torch.device) -> Setup:
 
 
 def _sizes(setup: Setup) -> dict[str, int]:
-    return {client: len(setup.data.train(client)) for client in setup.data.client_ids}
+    return {client: setup.size(client) for client in setup.data.client_ids}
 
 
 def _ranks() -> int | None:

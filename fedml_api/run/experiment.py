@@ -162,13 +162,19 @@ def simulate(
         rows = [row for row in history if row["round"] <= done]
         if not rows and done == 0:
             rows = [{"round": 0, "seconds": 0.0, **evaluate(state)}]
+        how = next((row["executor"] for row in reversed(rows) if "executor" in row), "")
         for observer in observers:
             observer.on_start(experiment, rows)
         for round in range(done, experiment.rounds):
             started = time.perf_counter()
             cohort, state, metrics = _round(experiment, session, state, round)
             row = {"round": round + 1, "seconds": time.perf_counter() - started, **_train_row(cohort, metrics)}
-            row |= _changed(session, rows)
+            if session.how and session.how != how:
+                if how:
+                    log.warning(
+                        "this run was carried out as '%s' before, and goes on as '%s': it differs by rounding", how, session.how
+                    )
+                how = row["executor"] = session.how
             last = round + 1 == experiment.rounds
             if last or (round + 1) % experiment.evaluate_every == 0:
                 row |= evaluate(state)
@@ -224,15 +230,6 @@ def _train_row(cohort: Cohort, metrics: dict[str, Mean]) -> Row:
     row |= {"missing": list(cohort.missing)} if cohort.missing else {}
     row |= {f"train_{name}": mean.value for name, mean in metrics.items() if mean.count}
     return row | ({"examples": int(metrics["loss"].count)} if "loss" in metrics else {})
-
-
-def _changed(session: Session, rows: Sequence[Row]) -> Row:
-    """How clients are carried out, if nothing or something else was noted of that before."""
-    before = next((row["executor"] for row in reversed(rows) if "executor" in row), session.how)
-    if before != session.how:
-        log.warning("this run was carried out as '%s' before, and goes on as '%s': it differs by rounding", before, session.how)
-    noted = any("executor" in row for row in rows)
-    return {"executor": session.how} if session.how and (before != session.how or not noted) else {}
 
 
 def _check(row: Row) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedml_api.standalone.executor import Work
+from fedml_api.standalone.executor import Work, log
 from fedml_core import tree
 from fedml_core.errors import TrainerError
 from fedml_core.federation import ClientRunner, LocalUpdate, Setup, model_of
@@ -19,6 +19,24 @@ from fedml_core.trainer.traced import TracedStep
 from fedml_core.trainer.transforms import Tensors
 
 RANDOM = ("bernoulli", "rand", "dropout", "keep_with_probability", "normal", "uniform")
+
+
+class Verdicts:
+    """Whether work can be traced (or stacked), found out once for every task; the log says why not."""
+
+    def __init__(self, setup: Setup, stacked: bool) -> None:
+        self.setup, self.stacked = setup, stacked
+        self._known: dict[str, bool] = {}
+
+    def suits(self, work: Work) -> bool:
+        kind = repr(work.task)
+        if kind not in self._known:
+            reason = reason_against(self.setup, work, self.stacked)
+            self._known[kind] = reason is None
+            if reason:
+                so = "clients are not stacked but carried out one by one" if self.stacked else "training steps are not traced"
+                log.warning("%s: %s", so, reason)
+        return self._known[kind]
 
 
 def reason_against(setup: Setup, work: Work, stacked: bool) -> str | None:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedml_api.standalone.executor import Executor, Sequential, States, Work, log
-from fedml_api.standalone.stackable import own_of, reason_against
+from fedml_api.standalone.executor import Executor, Sequential, States, Work
+from fedml_api.standalone.stackable import Verdicts, own_of
 from fedml_core import rng, tree
 from fedml_core.federation import Aggregator, Client, LocalUpdate, Replies, Reply, Setup, Visits, model_of
 from fedml_core.trainer import Batch, Examples, LocalContext, ModelState
@@ -33,31 +33,21 @@ class Stacked(Executor):
     def __init__(self, setup: Setup, block: int) -> None:
         self.setup, self.block = setup, block
         self.sequential = Sequential(setup)
-        self.verdicts: dict[str, bool] = {}
+        self.verdicts = Verdicts(setup, stacked=True)
         self._steps: dict[object, TracedStep] = {}
         self._memory: Tensors = []
         self._rows: dict[object, Tensor] = {}
         self._natural: tuple[object, frozenset[str]] = (None, frozenset())
 
-    def suits(self, work: Work) -> bool:
-        """Whether this work can be stacked; found out once for every task."""
-        kind = repr(work.task)
-        if kind not in self.verdicts:
-            reason = reason_against(self.setup, work, stacked=True)
-            self.verdicts[kind] = reason is None
-            if reason:
-                log.warning("clients are not stacked but carried out one by one: %s", reason)
-        return self.verdicts[kind]
-
     def replies(self, work: Work) -> Iterator[tuple[str, Reply]]:
-        if not self.suits(work):
+        if not self.verdicts.suits(work):
             yield from self.sequential.replies(work)
             return
         found = {id: reply for replies in self._stacks(work) for id, reply in replies.apart()}
         yield from ((id, found.pop(id)) for id in work.clients)
 
     def fold(self, work: Work, aggregator: Aggregator) -> tuple[Tree, States]:
-        if not self.suits(work):
+        if not self.verdicts.suits(work):
             return self.sequential.fold(work, aggregator)
         total = aggregator.zero()
         for replies in self._stacks(work):
@@ -75,8 +65,7 @@ class Stacked(Executor):
             clients = [run.client(ids[i], work.round) for i in part]
             courses = [(client, task.visits(client)) for client in clients]
             courses.sort(key=lambda course: -len(course[1].lengths))
-            if courses:
-                yield from self._train(work, task, Feed(courses, self.setup.device))
+            yield from self._train(work, task, Feed(courses, self.setup.device))
 
     def _train(self, work: Work, task: LocalUpdate, feed: Feed) -> Iterator[Replies]:
         """Train one block; the replies of those who leave it, when they do.
@@ -96,7 +85,7 @@ class Stacked(Executor):
                 dict(zip(start.params, (part[first:last] for part in params), strict=True)),
                 {name: buffer.expand(last - first, *buffer.shape) for name, buffer in start.buffers.items()},
             )
-            if type(task).end is LocalUpdate.end:
+            if task.ends_in_change:
                 torch._foreach_sub_(list(trained.params.values()), anchor)
                 value: Tree = ModelState(trained.params, tree.zeros_like(trained.buffers))
             else:
@@ -202,8 +191,7 @@ class Feed:
 
         Small batches are gathered together. The columns lie in `memory`, which the next ones overwrite.
         """
-        width = sum(column[:1].nbytes for column in self.columns.values()) * count * self.rows.shape[2]
-        together = max(1, 2**20 // max(1, width))
+        together = Examples.together(self.columns, count * self.rows.shape[2])
         for first in range(begin, end, together):
             rows = self.rows[first : min(first + together, end), :count]
             flat, parts = rows.flatten(), []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedml_api.standalone.executor import Sequential, Work, log
-from fedml_api.standalone.stackable import reason_against
+from fedml_api.standalone.executor import Sequential, Work
+from fedml_api.standalone.stackable import Verdicts
 from fedml_core import tree
 from fedml_core.federation import ClientRunner, Setup, Workspace
 from fedml_core.trainer import Batch, ModelTrainer
@@ -47,15 +47,9 @@ class Traced(Sequential):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.plain = self.run
-        self.verdicts: dict[str, bool] = {}
+        self.verdicts = Verdicts(setup, stacked=False)
 
     def prepare(self, work: Work) -> None:
-        kind = repr(work.task)
-        if kind not in self.verdicts:
-            reason = reason_against(self.setup, work, stacked=False)
-            self.verdicts[kind] = reason is None
-            if reason:
-                log.warning("training steps are not traced: %s", reason)
-        fitting = TracedWorkspace if self.verdicts[kind] else Workspace
+        fitting = TracedWorkspace if self.verdicts.suits(work) else Workspace
         if type(self.run.workspace) is not fitting:
             self.run = ClientRunner(self.setup, fitting)

@@ -90,6 +90,11 @@ class LocalUpdate(Task):
         """What the server gets to see."""
         return tree.sub(trained, start)
 
+    @property
+    def ends_in_change(self) -> bool:
+        """Whether the server gets to see the change of the model, as `end` has it here."""
+        return type(self).end is LocalUpdate.end
+
     def __call__(self, client: Client, shared: Tree, own: Tree = None) -> Reply:
         """Reference implementation: this client alone, in place, one batch after the other.
 

@@ -34,5 +34,8 @@ def apportion(total: int, weights: np.ndarray, offset: float) -> np.ndarray:
     if not weights.any():
         return np.zeros(len(weights), np.int64)
     cumulative = np.cumsum(weights)
-    bounds = np.floor(cumulative * total / cumulative[-1] + offset).astype(np.int64)
-    return np.diff(np.minimum(bounds, total), prepend=0)
+    exact = np.where(cumulative == cumulative[-1], total, cumulative * total / cumulative[-1])
+    whole = np.floor(exact)
+    # Compared with 1 - offset, which is above zero, rather than added to it: an offset next to 1 must not lift a whole number.
+    bounds = (whole + (exact - whole >= 1 - offset)).astype(np.int64)
+    return np.diff(bounds, prepend=0)

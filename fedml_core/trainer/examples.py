@@ -34,6 +34,12 @@ class Examples:
         whole = {name: column for name, column in columns.items() if not column.is_floating_point() and not column.is_complex()}
         return frozenset(name for name, column in whole.items() if column.numel() and int(column.min()) >= 0)
 
+    @staticmethod
+    def together(columns: Mapping[str, Tensor], rows: int) -> int:
+        """How many batches of `rows` rows to gather at once: those that make a megabyte."""
+        width = sum(column[:1].nbytes for column in columns.values())
+        return max(1, 2**20 // max(1, width * rows))
+
     def take(self, positions: Tensor) -> Batch:
         """The examples at `positions` (int64 `[b]`, counted within this party) as a batch of `b` rows."""
         rows = positions if self.index is None else self.index.index_select(0, positions)
@@ -54,8 +60,7 @@ class Examples:
             return
         # Rows are gathered a megabyte at a time and cut into views: gathering each batch by itself would cost a small model a
         # tenth of its training step, gathering everything would copy the client's data.
-        width = sum(column[:1].nbytes for column in self.columns.values())
-        together = max(1, 2**20 // max(1, width * max(lengths, default=1)))
+        together = self.together(self.columns, max(lengths, default=1))
         pieces = [lengths[i : i + together] for i in range(0, len(lengths), together)]
         for piece, rows in zip(pieces, torch.split(self.index, [sum(piece) for piece in pieces]), strict=True):
             yield from _cut({name: column.index_select(0, rows) for name, column in self.columns.items()}, piece)

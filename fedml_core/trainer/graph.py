@@ -33,7 +33,7 @@ _PRODUCTS = {aten.mm.default: aten.addmm_.default, aten.bmm.default: aten.baddbm
 _TRANSPOSES = {aten.t.default, aten.transpose.int}
 _FEW_CLASSES = 64
 # What tensors have a method for, of the same name and arguments: half the way through Python is saved.
-_METHODS = (
+_NAMES = (
     *("abs", "add.Tensor", "add_.Tensor", "addcmul", "addcmul_", "addmm", "addmm_", "amax", "baddbmm", "baddbmm_", "bmm", "clone"),
     *("detach", "div.Tensor", "div_.Tensor", "exp", "exp_", "expand", "gather", "log", "log_", "mm", "mul.Scalar", "mul.Tensor"),
     *(
@@ -51,6 +51,7 @@ _METHODS = (
     ),
     *("scatter.value", "sub_.Tensor", "sum.dim_IntList", "t", "tanh", "tanh_", "transpose.int", "unsqueeze", "view"),
 )
+_METHODS = {getattr(getattr(aten, name), overload or "default"): name for name, _, overload in (n.partition(".") for n in _NAMES)}
 
 
 def shorten(graph: fx.Graph, natural: Sequence[int] = ()) -> None:
@@ -112,13 +113,9 @@ def descend(graph: fx.Graph, count: int) -> None:
 
 def spell(graph: fx.Graph) -> None:
     """The last rewriting: call operations as methods of tensors, which takes less time than by their full names."""
-    methods = {}
-    for name in _METHODS:
-        operation, _, overload = name.partition(".")
-        methods[getattr(getattr(aten, operation), overload or "default")] = operation
     for node in list(graph.nodes):
-        if node.target in methods and isinstance(node.args[0], fx.Node):
-            node.op, node.target = "call_method", methods[node.target]
+        if node.target in _METHODS and isinstance(node.args[0], fx.Node):
+            node.op, node.target = "call_method", _METHODS[node.target]
     graph.lint()
 
 

@@ -209,6 +209,8 @@ weights = st.lists(st.integers(0, 50), min_size=1, max_size=20).map(np.array)
 
 @given(total=st.integers(0, 1000), weights=weights, offset=st.floats(0, 1, exclude_max=True))
 @example(total=1000, weights=np.ones(3), offset=np.nextafter(1, 0))
+@example(total=2, weights=np.array([1, 1]), offset=np.nextafter(1, 0))
+@example(total=234, weights=np.array([2, 5, 50, 50, 49]), offset=np.nextafter(1, 0))
 def test_apportioned_shares_are_within_one_of_their_quotas(total, weights, offset):
     shares = apportion(total, weights, offset)
     if not weights.any():
