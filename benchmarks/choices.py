@@ -36,7 +36,6 @@ def grid(work: Workload) -> dict[str, Standalone]:
 
 
 def main(names: list[str]) -> int:
-    torch.set_num_threads(1)
     behind = 0
     for work in selected(names):
         engines = {"auto": Standalone()} | grid(work)

@@ -18,7 +18,7 @@ from fedml_core.federation import Client, LocalUpdate, Setup, describe, model_of
 STACK_BYTES = 4 << 20
 LARGEST_BLOCK = 128
 FEW_SECONDS = 2.0
-SHORT_ROUND = 0.03
+SHORT_ROUND = 0.2
 PER_STEP = 2e-4
 FLOPS = 3e10
 
