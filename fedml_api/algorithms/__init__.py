@@ -2,7 +2,8 @@
 
 from fedml_api.algorithms.fedavg import FedAvg
 from fedml_api.algorithms.fedavgm import FedAvgM
+from fedml_api.algorithms.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedml_api.algorithms.fedprox import FedProx
 from fedml_api.algorithms.fedsgd import FedSGD
 
-__all__ = ["FedAvg", "FedAvgM", "FedProx", "FedSGD"]
+__all__ = ["FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedProx", "FedSGD", "FedYogi"]
