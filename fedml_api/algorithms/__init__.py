@@ -1,6 +1,10 @@
 """Every algorithm, once. Importing this package registers them all."""
 
 from fedml_api.algorithms.fedavg import FedAvg
+from fedml_api.algorithms.fedavgm import FedAvgM
+from fedml_api.algorithms.fednova import FedNova
+from fedml_api.algorithms.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedml_api.algorithms.fedprox import FedProx
+from fedml_api.algorithms.fedsgd import FedSGD
 
-__all__ = ["FedAvg", "FedProx"]
+__all__ = ["FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedNova", "FedProx", "FedSGD", "FedYogi"]

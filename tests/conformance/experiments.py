@@ -17,7 +17,13 @@ from tests.conftest import blobs
 LOCAL = LocalSGD(lr=0.1, batch_size=5, momentum=0.5, clip=2.0)
 ALGORITHMS = {
     "fedavg": lambda: algorithms["fedavg"](LOCAL),
+    "fedadagrad": lambda: algorithms["fedadagrad"](LOCAL),
+    "fedadam": lambda: algorithms["fedadam"](LOCAL),
+    "fedavgm": lambda: algorithms["fedavgm"](momentum=0.5, local=LOCAL),
+    "fednova": lambda: algorithms["fednova"](LOCAL),
     "fedprox": lambda: algorithms["fedprox"](mu=0.5, local=LOCAL),
+    "fedsgd": lambda: algorithms["fedsgd"](lr=0.5),
+    "fedyogi": lambda: algorithms["fedyogi"](LOCAL),
 }
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from fedml_core import tree
 from fedml_core.errors import ConfigError, TrainerError
 from fedml_core.federation import Client, LocalSGD, Workspace
-from fedml_core.trainer import Classifier, Cosine, Examples, Exponential, ModelState, ModelTrainer, Proximal
+from fedml_core.trainer import Classifier, Clip, Cosine, Examples, Exponential, ModelState, ModelTrainer, Momentum, Proximal
 from fedml_core.trainer.gradients import gradients
 from tests.oracles.fedavg import client_update
 
@@ -300,3 +300,22 @@ class Named(Classifier):
 
 def test_a_network_may_be_called_by_keyword(dataset, network):
     assert Named().test(network, dataset.global_test) == pytest.approx(Classifier().test(network, dataset.global_test))
+
+
+def test_reach_is_the_sum_of_the_weights_that_gradients_have_in_the_change():
+    """Wang et al., NeurIPS 2020, section 3: SGD, momentum, proximal. Nesterov's direction is g + rho v."""
+    steps = torch.tensor([0.0, 1.0, 2.0, 7.0], dtype=torch.float64)
+    t, rho, lr, mu = steps.numpy(), 0.8, 0.5 * 0.9**4, 0.3
+    momentum = (t - rho * (1 - rho**t) / (1 - rho)) / (1 - rho)
+    expected = {
+        LocalSGD(lr=0.1, clip=1.0, weight_decay=0.2): t,
+        LocalSGD(lr=0.1, momentum=rho, weight_decay=0.2): momentum,
+        LocalSGD(lr=0.1, transforms=(Momentum(rho), Clip(1.0))): momentum,
+        LocalSGD(lr=0.1, momentum=rho, nesterov=True): t + rho * momentum,
+        LocalSGD(lr=Exponential(0.5, 0.9), transforms=(Proximal(mu),)): (1 - (1 - lr * mu) ** t) / (lr * mu),
+    }
+    for local, wanted in expected.items():
+        np.testing.assert_allclose(local.reach(steps, 4), wanted, rtol=1e-12)
+    both = LocalSGD(lr=0.5, momentum=rho, transforms=(Proximal(mu),))
+    # v1 = 1; v2 = rho + 1 - lr mu; p = v1 + v2
+    assert both.reach(torch.tensor(2.0), 0).item() == pytest.approx(1 + rho + 1 - 0.5 * mu, rel=1e-12)
