@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import sys
 
-import torch
-
 from benchmarks.simulation import Workload, measure, selected
 from fedml_api.standalone import Standalone
 
