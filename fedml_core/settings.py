@@ -162,7 +162,7 @@ def build(hint: Any, data: Any, path: str, problems: list[str], default: Any = N
     if (element := _element(hint)) is not None and isinstance(data, list):
         found = [build(element, item, f"{path}[{i}]", problems) for i, item in enumerate(data)]
         return tuple(item for item in found if item is not None)
-    for part in _parts(hint):
+    for part in sorted(_parts(hint), key=lambda part: not _knows(part, data)):
         if part in _registries and isinstance(data, (str, dict)):
             if isinstance(data, str) and _convert(data, hint, strict=False)[1] is None:
                 break
@@ -174,6 +174,12 @@ def build(hint: Any, data: Any, path: str, problems: list[str], default: Any = N
         return value
     problems.append(path + fault)
     return default
+
+
+def _knows(hint: Any, data: Any) -> bool:
+    """Whether the registry behind this type has the name that is asked for: where a field takes objects of two kinds."""
+    name = data.get("name") if isinstance(data, dict) else data
+    return hint in _registries and isinstance(name, str) and name in _registries[hint]
 
 
 def _build_choice(registry: Registry[Any], data: str | dict[str, Any], path: str, problems: list[str], default: Any) -> Any:

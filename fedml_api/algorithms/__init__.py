@@ -1,5 +1,6 @@
 """Every algorithm, once. Importing this package registers them all."""
 
 from fedml_api.algorithms.fedavg import FedAvg
+from fedml_api.algorithms.fedprox import FedProx
 
-__all__ = ["FedAvg"]
+__all__ = ["FedAvg", "FedProx"]

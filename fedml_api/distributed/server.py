@@ -188,8 +188,20 @@ class RemoteSession(Session):
 
 
 class RemoteCohort(Cohort):
-    def __init__(self, session: RemoteSession, round: int, clients: Sequence[str]) -> None:
-        self.session, self.round, self.clients = session, round, clients
+    """Clients of workers; `whole` is the cohort that this is a part of, which hears who is missing."""
+
+    def __init__(self, session: RemoteSession, round: int, clients: Sequence[str], whole: RemoteCohort | None = None) -> None:
+        self.session, self.round, self.clients, self.whole = session, round, clients, whole
+        self.population = len(session.clients)
+
+    def only(self, clients: Sequence[str], round: int | None = None) -> Cohort:
+        return RemoteCohort(self.session, self.round if round is None else round, clients, self)
+
+    def miss(self, clients: Sequence[str]) -> None:
+        """Note who did not reply."""
+        self.missing = clients
+        if self.whole is not None:
+            self.whole.miss([client for client in self.whole.clients if client in {*self.whole.missing, *clients}])
 
     def map(self, task: Task, shared: Tree, own: Mapping[str, Tree] | None = None) -> ClientValues:
         return RemoteValues(self, task, shared, own or {})
@@ -287,7 +299,7 @@ class RemoteValues(ClientValues):
                 if patience.minimum is None and (gone := present - set(server.members)):
                     raise CommunicationError(f"{name}: {min(gone)} is gone")
             pending = {question.about[0] for question in inquiry.waiting.values()}
-        self.cohort.missing = [client for i in sorted({*queue, *pending, *failed}) for client in parcels[i]]
+        self.cohort.miss([client for i in sorted({*queue, *pending, *failed}) for client in parcels[i]])
         if answers < minimum:
             raise RoundFailed(
                 f"{name}: {answers} of {len(parcels)} clients replied, at least {minimum} are needed; lower the minimum, raise the "

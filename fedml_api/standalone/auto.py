@@ -22,7 +22,8 @@ from fedml_core.federation import Client, LocalUpdate, Setup, describe, model_of
 STACK_BYTES = 4 << 20
 LARGEST_BLOCK = 128
 FEW_SECONDS = 2.0
-SHORT_ROUND = 0.2
+# Seconds of a round that are not worth a second process; stacked products use the cores from within one process.
+SHORT_ROUND, SHORT_STACKED_ROUND = 0.03, 0.2
 PER_STEP = 2e-4
 FLOPS = 3e10
 # Of what a CUDA device has free; the rest is for evaluation, for aggregation, and for what the allocator cannot use.
@@ -87,7 +88,8 @@ def choose(
     if executor == "auto":
         executor = _suited(setup, work, block) if seconds * setup.rounds > FEW_SECONDS else "sequential"
     if processes is None:
-        processes = _processes(setup, work) if seconds * setup.rounds > FEW_SECONDS and seconds > SHORT_ROUND else 1
+        short = SHORT_STACKED_ROUND if executor == "stacked" else SHORT_ROUND
+        processes = _processes(setup, work) if seconds * setup.rounds > FEW_SECONDS and seconds > short else 1
     if executor == "stacked":
         block = max(1, min(block, -(-len(work.clients) // processes)))
     return Choice(executor, block, processes)

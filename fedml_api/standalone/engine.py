@@ -82,6 +82,10 @@ class StandaloneSession(Session):
 class StandaloneCohort(Cohort):
     def __init__(self, session: StandaloneSession, round: int, clients: Sequence[str]) -> None:
         self.session, self.round, self.clients = session, round, clients
+        self.population = len(session.population())
+
+    def only(self, clients: Sequence[str], round: int | None = None) -> Cohort:
+        return self.session.cohort(self.round if round is None else round, clients)
 
     def map(self, task: Task, shared: Tree, own: Mapping[str, Tree] | None = None) -> ClientValues:
         return StandaloneValues(self.session, Work(self.round, task, shared, self.clients, own or {}, self.session.states))

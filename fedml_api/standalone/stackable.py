@@ -14,7 +14,7 @@ from fedml_api.standalone.executor import Work, log
 from fedml_core import tree
 from fedml_core.errors import TrainerError
 from fedml_core.federation import ClientRunner, LocalUpdate, Setup, model_of
-from fedml_core.trainer import LocalContext
+from fedml_core.trainer import LocalContext, ModelState
 from fedml_core.trainer.traced import TracedStep
 from fedml_core.trainer.transforms import Tensors
 
@@ -97,7 +97,7 @@ def _trial(setup: Setup, work: Work, task: LocalUpdate, client: str, stacked: bo
         if not _close([part[k] for part in grads] if stacked else grads, wanted):
             return "its gradients are not those of each client by itself: some operation mixes clients or examples"
     module.train()
-    if stacked and task.plain_rate(work.round) is None and not _steps_alike(work, task, params, grads, start):
+    if stacked and not _steps_alike(work, task, params, grads, model_of(work.shared)):
         return f"{type(task).__name__} or one of its transforms looks at stacked clients as one; use LocalContext.norm and scale_"
     return None
 
@@ -111,22 +111,30 @@ def _padded(column: Tensor) -> Tensor:
     return torch.cat([column, column[:1]])
 
 
-def _steps_alike(work: Work, task: LocalUpdate, params: Tensors, grads: Tensors, anchor: Tensors) -> bool:
-    """Whether two steps of the stack leave each client's parameters where two steps of its own do."""
+def _steps_alike(work: Work, task: LocalUpdate, params: Tensors, grads: Tensors, model: ModelState) -> bool:
+    """Whether two steps of the stack come to what two steps of each client do: its parameters, what it sends, what it keeps."""
+    anchor = tree.tensors(model.params)
 
-    def run(start: Tensors, along: Tensors, context: LocalContext) -> Tensors:
+    def run(start: Tensors, along: Tensors, buffers: dict[str, Tensor], context: LocalContext) -> Tensors:
         at = tree.clone(start)
         carry = task.begin(at, context)
         for _ in range(2):
             carry = task.step(carry, at, tree.clone(along), context)
-        return tree.sub(at, start)  # type: ignore[no-any-return]
+        trained = ModelState(dict(zip(model.params, at, strict=True)), buffers)
+        kept = tree.tensors(tree.clone(task.keep(trained, model, carry, context)))
+        return [*tree.sub(at, start), *kept, *tree.tensors(task.end(trained, model, carry, context))]
 
     ids = [work.clients[0]] * 2
     grads = [torch.stack([grad[0], 3 * grad[1]]) for grad in grads]
-    together = run(params, grads, LocalContext(anchor, work.shared, own_of(work, ids), work.round, stacked=True))
-    for k, id in enumerate(ids):
-        context = LocalContext(anchor, work.shared, work.own.get(id), work.round)
-        if not _close([part[k] for part in together], run([p[k] for p in params], [g[k] for g in grads], context)):
+    state, own = states_of(work, task, ids), own_of(work, ids)
+    buffers = {name: expanded(buffer, buffer, 2) for name, buffer in model.buffers.items()}
+    steps = torch.tensor([1.0, 2.0], dtype=torch.float64, device=params[0].device)
+    together = run(params, grads, buffers, LocalContext(anchor, work.shared, own, work.round, state, steps, stacked=True))
+    for k in range(2):
+        mine, theirs = (tree.map_tensors(lambda part, k=k: part[k], one) for one in (own, state))
+        context = LocalContext(anchor, work.shared, mine, work.round, theirs, steps[k])
+        alone = run([p[k] for p in params], [g[k] for g in grads], model.buffers, context)
+        if len(alone) != len(together) or not _close([part[k] for part in together], alone):
             return False
     return True
 
@@ -137,6 +145,23 @@ def own_of(work: Work, clients: list[str]) -> tree.Tree:
     if any(part is None for part in parts):
         return None
     return tree.map_tensors(lambda *tensors: torch.stack(tensors), *parts)
+
+
+def states_of(work: Work, task: LocalUpdate, clients: list[str]) -> tree.Tree:
+    """The private states of these clients stacked, fresh ones where they have none; None if clients keep nothing."""
+    fresh = task.fresh(model_of(work.shared)) if any(work.states.get(id) is None for id in clients) else None
+    states = [fresh if (state := work.states.get(id)) is None else state for id in clients]
+    return None if states[0] is None else tree.map_tensors(lambda *tensors: torch.stack(tensors), *states)
+
+
+def apart(stacked: tree.Tree, count: int) -> list[tree.Tree]:
+    """The `count` trees of a stack, in memory of their own; as many None if there is no stack."""
+    return [tree.map_tensors(lambda part, k=k: part[k].clone(), stacked) for k in range(count)]
+
+
+def expanded(part: Tensor, like: Tensor, count: int) -> Tensor:
+    """`part` with a first dimension of `count` clients; it may have that already, beyond those of `like`."""
+    return part if part.dim() > like.dim() else part.expand(count, *part.shape)
 
 
 def _close(found: Tensors, wanted: Tensors) -> bool:

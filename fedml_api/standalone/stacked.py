@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedml_api.standalone.executor import Executor, Sequential, States, Work
-from fedml_api.standalone.stackable import Verdicts, own_of
+from fedml_api.standalone.stackable import Verdicts, apart, expanded, own_of, states_of
 from fedml_core import rng, tree
 from fedml_core.federation import Aggregator, Client, LocalUpdate, Replies, Reply, Setup, Visits, model_of
 from fedml_core.trainer import Batch, Examples, LocalContext, ModelState
@@ -49,10 +49,11 @@ class Stacked(Executor):
     def fold(self, work: Work, aggregator: Aggregator) -> tuple[Tree, States]:
         if not self.verdicts.suits(work):
             return self.sequential.fold(work, aggregator)
-        total = aggregator.zero()
+        total, states = aggregator.zero(), {}
         for replies in self._stacks(work):
             total = aggregator.add_stack(total, replies)
-        return total, {}
+            states |= {id: state for id, state in zip(replies.clients, replies.states, strict=True) if state is not None}
+        return total, states
 
     def _stacks(self, work: Work) -> Iterator[Replies]:
         """The replies of all clients, those that are through at the same time in one stack."""
@@ -74,33 +75,38 @@ class Stacked(Executor):
         """
         start, ids = model_of(work.shared), [client.id for client in feed.clients]
         rng.seed_torch(self.setup.seed, "train", work.round, ids[0], device=self.setup.device)
-        params = self._copies(start, len(ids))
         plain, anchor = task.plain_rate(work.round), tree.tensors(start.params)
+        state, own = states_of(work, task, ids), own_of(work, ids)
+        first, steps = task.personal(start, state), torch.from_numpy(feed.steps).to(self.setup.device, torch.float64)
+        params = self._copies(anchor, tree.tensors(first.params), len(ids))
+        buffers = {name: expanded(first.buffers[name], buffer, len(ids)) for name, buffer in start.buffers.items()}
 
-        def about(clients: list[str]) -> LocalContext:
-            return LocalContext(anchor, work.shared, own_of(work, clients), work.round, stacked=True)
+        def about(first: int, last: int) -> LocalContext:
+            mine, theirs = (tree.map_tensors(lambda part: part[first:last], one) for one in (own, state))
+            return LocalContext(anchor, work.shared, mine, work.round, theirs, steps[first:last], stacked=True)
 
         def leave(first: int, last: int) -> Replies:
             trained = ModelState(
                 dict(zip(start.params, (part[first:last] for part in params), strict=True)),
-                {name: buffer.expand(last - first, *buffer.shape) for name, buffer in start.buffers.items()},
+                {name: buffer[first:last] for name, buffer in buffers.items()},
             )
-            if task.ends_in_change:
+            rest, context = tree.map_tensors(lambda part: part[first:last], carry), about(first, last)
+            kept = apart(task.keep(trained, start, rest, context), last - first)
+            if task.ends_in_change and not trained.buffers:
                 torch._foreach_sub_(list(trained.params.values()), anchor)
-                value: Tree = ModelState(trained.params, tree.zeros_like(trained.buffers))
+                value: Tree = trained
             else:
-                rest = tree.map_tensors(lambda part: part[first:last], carry)
-                value = task.end(trained, start, rest, about(ids[first:last]))
-            return Replies(ids[first:last], value, feed.sizes[first:last], {"loss": feed.means(first, last)})
+                value = task.end(trained, start, rest, context)
+            return Replies(ids[first:last], value, feed.sizes[first:last], {"loss": feed.means(first, last)}, kept)
 
-        context, active, natural = about(ids), len(ids), self._no_negatives(feed)
+        context, active, natural = about(0, len(ids)), len(ids), self._no_negatives(feed)
         carry = task.begin(params, context)
         for count, begin, end in feed.stages():
             part, step = [param[:count] for param in params], None
             for index, (batch, weights) in enumerate(feed.batches(count, begin, end, self._rows), begin):
                 if plain is None and (going := feed.going[index]) < active:
                     yield leave(going, active)
-                    carry, context = tree.map_tensors(lambda rows, n=going: rows[:n], carry), about(ids[:going])
+                    carry, context = tree.map_tensors(lambda rows, n=going: rows[:n], carry), about(0, going)
                     active = going
                 step = step or self._step(part, batch, weights, natural)
                 if plain is not None:
@@ -111,13 +117,12 @@ class Stacked(Executor):
                 feed.lost[index, :count].copy_(losses)
         yield leave(0, active)
 
-    def _copies(self, start: ModelState, count: int) -> Tensors:
-        """The server's parameters `count` times, in memory that the next block will use again."""
-        parts = tree.tensors(start.params)
+    def _copies(self, like: Tensors, start: Tensors, count: int) -> Tensors:
+        """What `count` clients start from, in memory that the next block will use again; `like` are the server's parameters."""
         if not self._memory or len(self._memory[0]) < count:
-            self._memory = [part.new_empty((count, *part.shape)) for part in parts]
+            self._memory = [part.new_empty((count, *part.shape)) for part in like]
         copies = [memory[:count] for memory in self._memory]
-        torch._foreach_copy_(copies, [part.expand(count, *part.shape) for part in parts])
+        torch._foreach_copy_(copies, [expanded(one, part, count) for one, part in zip(start, like, strict=True)])
         return copies
 
     def _no_negatives(self, feed: Feed) -> frozenset[str]:

@@ -1,11 +1,12 @@
 """How clients and a server work together, without saying where either of them runs."""
 
 from fedml_core.federation.aggregator import Aggregator, Folded, WeightedMean, aggregators
-from fedml_core.federation.algorithm import Algorithm, algorithms
+from fedml_core.federation.algorithm import Algorithm, Composed, algorithms
 from fedml_core.federation.client import Client, Mean, Replies, Reply, Task, Workspace, tasks
 from fedml_core.federation.cohort import ClientValues, Cohort
 from fedml_core.federation.engine import ClientData, Engine, Session, Setup, engines
-from fedml_core.federation.local_update import LocalSGD, LocalUpdate, Visits, local_updates, model_of
+from fedml_core.federation.evaluate import Evaluate
+from fedml_core.federation.local_update import Around, LocalSGD, LocalUpdate, Visits, local_updates, model_of
 from fedml_core.federation.runner import ClientRunner
 from fedml_core.federation.sampling import sample_clients
 from fedml_core.federation.server_optimizer import SGD, Adagrad, Adam, ServerOptimizer, Yogi, server_optimizers
@@ -17,12 +18,15 @@ __all__ = [
     "Adam",
     "Aggregator",
     "Algorithm",
+    "Around",
     "Client",
     "ClientData",
     "ClientRunner",
     "ClientValues",
     "Cohort",
+    "Composed",
     "Engine",
+    "Evaluate",
     "Folded",
     "LocalSGD",
     "LocalUpdate",

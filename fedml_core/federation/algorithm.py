@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from fedml_core.federation.client import Mean
+from fedml_core.federation.client import Mean, Task
 from fedml_core.federation.cohort import Cohort
+from fedml_core.federation.evaluate import Evaluate
 from fedml_core.settings import Registry
 from fedml_core.trainer import ModelState
 from fedml_core.tree import Tree
@@ -30,6 +31,31 @@ class Algorithm(ABC):
         """The model that the state stands for, to evaluate and to save."""
         model: ModelState = state.model
         return model
+
+    def judge(self) -> Task:
+        """The task by which every client finds out how good the model is that it uses; its `shared` tree is `model(state)`."""
+        return Evaluate()
+
+
+class Composed(Algorithm):
+    """An algorithm that is another one with certain parts: what a paper's name stands for."""
+
+    @property
+    @abstractmethod
+    def algorithm(self) -> Algorithm:
+        """The other one, with the parts in place."""
+
+    def init(self, model: ModelState) -> Tree:
+        return self.algorithm.init(model)
+
+    def round(self, state: Tree, cohort: Cohort) -> tuple[Tree, dict[str, Mean]]:
+        return self.algorithm.round(state, cohort)
+
+    def model(self, state: Tree) -> ModelState:
+        return self.algorithm.model(state)
+
+    def judge(self) -> Task:
+        return self.algorithm.judge()
 
 
 algorithms: Registry[Algorithm] = Registry("algorithm", Algorithm)

@@ -129,12 +129,14 @@ class Replies:
     Attributes:
         clients: ids; `weights`: one per client.
         metrics: by name, the totals and the counts of the clients' means (see `Mean`), float64 `[clients]` each.
+        states: each client's new private state, in memory of its own; None where there is none.
     """
 
     clients: list[str]
     value: Tree
     weights: list[float]
     metrics: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    states: list[Tree]
 
     def apart(self) -> Iterator[tuple[str, Reply]]:
         """Client by client, in memory of their own."""
@@ -142,7 +144,7 @@ class Replies:
         for k, client in enumerate(self.clients):
             metrics = {name: Mean(totals[k], counts[k]) for name, (totals, counts) in plain.items()}
             value = tree.map_tensors(lambda part, k=k: part[k].clone(), self.value)
-            yield client, Reply(value, self.weights[k], metrics)
+            yield client, Reply(value, self.weights[k], metrics, self.states[k])
 
 
 class Task(ABC):
@@ -155,6 +157,10 @@ class Task(ABC):
     @abstractmethod
     def __call__(self, client: Client, shared: Tree, own: Tree = None) -> Reply:
         """Carry the task out for `client`. `shared` is the same tree for every client of the round, `own` is this client's."""
+
+    def personal(self, model: ModelState, state: Tree) -> ModelState:
+        """The model that a client uses which has this private state, from the server's: the server's, unless the task says else."""
+        return model
 
 
 tasks: Registry[Task] = Registry("task", Task)

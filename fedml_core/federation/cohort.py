@@ -47,13 +47,23 @@ class Cohort(ABC):
     Attributes:
         round: the round, counted from 0.
         clients: ids, in the order in which their replies are folded.
+        population: how many clients could have been sampled.
         missing: those of them that did not reply when they were asked last; the algorithm has done without.
     """
 
     round: int
     clients: Sequence[str]
+    population: int
     missing: Sequence[str] = ()
 
     @abstractmethod
     def map(self, task: Task, shared: Tree, own: Mapping[str, Tree] | None = None) -> ClientValues:
-        """Ask every client to carry out `task`, with `shared` for all and `own[id]` for each."""
+        """Ask every client to carry out `task`, with `shared` for all and `own[id]` for each.
+
+        In one round a client may be asked several times, but only one of the tasks may leave private state with it: a client that
+        is asked again because its reply got lost starts from the state before the round.
+        """
+
+    @abstractmethod
+    def only(self, clients: Sequence[str], round: int | None = None) -> Cohort:
+        """The cohort of these clients of the population: in this round, or in another one, with the draws of that."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, NamedTuple
 
@@ -56,15 +57,18 @@ class LocalUpdate(Task):
     The reply's value is `w_client - w_server` as a ModelState, its weight the number of the client's examples, its metric `loss`
     the mean over all examples visited. Subclasses say which batches are drawn and what one step does; `begin` and `step` own their
     carry and the parameters they are handed, and may write into both.
+
+    A client that keeps private state starts from `personal(model, state)`, and leaves what `keep` says. All of these methods see
+    one client, or many stacked along a first dimension which the server's model and `shared` do not have (`LocalContext`).
     """
 
     @abstractmethod
     def visits(self, client: Client) -> Visits:
         """Which examples this client trains on in this round, in which order and batches."""
 
-    def batches(self, client: Client) -> Iterator[Batch]:
-        """The mini-batches of this client in this round, in order."""
-        visits = self.visits(client)
+    def batches(self, client: Client, visits: Visits | None = None) -> Iterator[Batch]:
+        """The mini-batches of this client in this round, in order; `visits` if they are known already."""
+        visits = visits or self.visits(client)
         return client.train.subset(visits.order.to(client.workspace.device)).batches(visits.lengths)
 
     @abstractmethod
@@ -87,8 +91,16 @@ class LocalUpdate(Task):
         """
 
     def end(self, trained: ModelState, start: ModelState, carry: Tree, context: LocalContext) -> Tree:
-        """What the server gets to see."""
+        """What the server gets to see; `start` is the server's model."""
         return tree.sub(trained, start)
+
+    def fresh(self, model: ModelState) -> Tree:
+        """The private state of a client that is asked for the first time, from the server's model; None if clients have none."""
+        return None
+
+    def keep(self, trained: ModelState, start: ModelState, carry: Tree, context: LocalContext) -> Tree:
+        """What stays at the client for its next round, or None. It may share memory with the arguments: it is copied."""
+        return None
 
     @property
     def ends_in_change(self) -> bool:
@@ -103,20 +115,23 @@ class LocalUpdate(Task):
         """
         start, work, trainer = model_of(shared), client.workspace, client.trainer
         self.check(trainer)
-        module = work.load(start)
+        state = self.fresh(start) if client.state is None else client.state
+        visits = self.visits(client)
+        module = work.load(self.personal(start, state))
         params = tree.tensors(work.view.params)
-        context = LocalContext(tree.tensors(start.params), shared, own, client.round)
+        steps = torch.tensor(float(len(visits.lengths)), dtype=torch.float64)
+        context = LocalContext(tree.tensors(start.params), shared, own, client.round, state, steps)
         carry = self.begin(params, context)
         module.train()
         client.seed_torch("train")
         if trainer.imperative:
             module.zero_grad(set_to_none=True)
-            trainer.train(module, self.batches(client))
-            return Reply(self.end(work.view, start, carry, context), float(len(client.train)), {})
+            trainer.train(module, self.batches(client, visits))
+            return self._reply(client, start, carry, context, {})
 
         losses: list[torch.Tensor] = []
         plain = self.plain_rate(client.round)
-        for batch in self.batches(client):
+        for batch in self.batches(client, visits):
             if plain is not None:
                 losses.append(work.descend(trainer, batch, plain))
                 continue
@@ -125,7 +140,33 @@ class LocalUpdate(Task):
             losses.append(loss)
         seen = torch.cat(losses) if losses else torch.zeros(0)
         metrics = {"loss": Mean(float(seen.sum(dtype=torch.float64)), seen.shape[0])}
-        return Reply(self.end(work.view, start, carry, context), float(len(client.train)), metrics)
+        return self._reply(client, start, carry, context, metrics)
+
+    def _reply(self, client: Client, start: ModelState, carry: Tree, context: LocalContext, metrics: dict[str, Mean]) -> Reply:
+        trained = client.workspace.view
+        kept = tree.clone(self.keep(trained, start, carry, context))
+        return Reply(self.end(trained, start, carry, context), float(len(client.train)), metrics, kept)
+
+
+class Around(LocalUpdate):
+    """A local update that does what its field `local` does, but for what a subclass says otherwise."""
+
+    local: LocalUpdate
+
+    def visits(self, client: Client) -> Visits:
+        return self.local.visits(client)
+
+    def begin(self, params: Tensors, context: LocalContext) -> Tree:
+        return self.local.begin(params, context)
+
+    def step(self, carry: Tree, params: Tensors, grads: Tensors, context: LocalContext) -> Tree:
+        return self.local.step(carry, params, grads, context)
+
+    def plain_rate(self, round: int) -> float | None:
+        return self.local.plain_rate(round)
+
+    def check(self, trainer: ModelTrainer) -> None:
+        self.local.check(trainer)
 
 
 local_updates: Registry[LocalUpdate] = Registry("local update", LocalUpdate)
@@ -185,6 +226,10 @@ class LocalSGD(LocalUpdate):
         order = orders[0] if passes == 1 else np.concatenate(orders)
         lengths = (lengths * passes)[: self.steps]
         return Visits(torch.from_numpy(order[: sum(lengths)]), lengths)
+
+    def with_first(self, *links: GradientTransform) -> LocalSGD:
+        """The same with further links, before its own `transforms`."""
+        return replace(self, transforms=(*links, *self.transforms))
 
     def plain_rate(self, round: int) -> float | None:
         return None if self.chain else rate(self.lr, round)

@@ -20,6 +20,7 @@ from fedml_core.settings import Registry, settings
 from fedml_core.tree import Tree
 
 Tensors = list[Tensor]
+NO_STEPS = torch.tensor(0.0, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,19 @@ class LocalContext:
         anchor: the parameters as they came from the server.
         shared: the task's `shared` tree, the same for every client; `own`: this client's part, or None.
         round: the round, counted from 0.
-        stacked: whether gradients, parameters, state and `own` are those of many clients, along a first dimension that `anchor` and
-            `shared` do not have. Elementwise operations need not care; what looks at a model as a whole uses `norm` and `scale_`.
+        state: the client's private state, or what `LocalUpdate.fresh` made for its first time.
+        steps: how many steps the client takes in this round: float64, a scalar, or `[clients]` when stacked.
+        stacked: whether gradients, parameters, states and `own` are those of many clients, along a first dimension that `anchor`
+            and `shared` do not have. Elementwise operations need not care; what looks at a model as a whole uses `norm` and
+            `scale_`.
     """
 
     anchor: Tensors
     shared: Tree
     own: Tree
     round: int
+    state: Tree = None
+    steps: Tensor = NO_STEPS
     stacked: bool = False
 
     def norm(self, tensors: Tensors) -> Tensor:

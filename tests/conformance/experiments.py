@@ -15,7 +15,10 @@ from fedml_core.federation import Engine, algorithms
 from tests.conftest import blobs
 
 LOCAL = LocalSGD(lr=0.1, batch_size=5, momentum=0.5, clip=2.0)
-ALGORITHMS = {"fedavg": lambda: algorithms["fedavg"](LOCAL)}
+ALGORITHMS = {
+    "fedavg": lambda: algorithms["fedavg"](LOCAL),
+    "fedprox": lambda: algorithms["fedprox"](mu=0.5, local=LOCAL),
+}
 
 
 def experiment(algorithm: str, engine: Engine, dropout: float = 0.3, **settings: object) -> Experiment:

@@ -1,0 +1,37 @@
+"""Evaluate: what a client thinks of a model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fedml_core.federation.client import Client, Mean, Reply, Task, tasks
+from fedml_core.federation.local_update import LocalUpdate, model_of
+from fedml_core.settings import settings
+from fedml_core.tree import Tree
+
+
+@tasks.register("evaluate")
+@settings
+class Evaluate(Task):
+    """Loss and metrics of a model on the client's own examples, as metrics of the reply; its value is empty.
+
+    Args:
+        of: the task whose `personal` model is meant; the server's model if none is given.
+        on: the examples of the client: `test` or `train`.
+    """
+
+    of: LocalUpdate | Task | None = None
+    on: Literal["test", "train"] = "test"
+
+    def __call__(self, client: Client, shared: Tree, own: Tree = None) -> Reply:
+        examples = client.test if self.on == "test" else client.train
+        model = model_of(shared)
+        if isinstance(self.of, LocalUpdate) and client.state is None:
+            model = self.of.personal(model, self.of.fresh(model))
+        elif self.of is not None:
+            model = self.of.personal(model, client.state)
+        if not len(examples):
+            return Reply({}, 0.0, {})
+        client.seed_torch("evaluate")
+        found = client.trainer.test(client.workspace.load(model), examples)
+        return Reply({}, float(len(examples)), {name: Mean(value * len(examples), len(examples)) for name, value in found.items()})
