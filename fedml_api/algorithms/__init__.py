@@ -6,5 +6,6 @@ from fedml_api.algorithms.fednova import FedNova
 from fedml_api.algorithms.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedml_api.algorithms.fedprox import FedProx
 from fedml_api.algorithms.fedsgd import FedSGD
+from fedml_api.algorithms.scaffold import Scaffold
 
-__all__ = ["FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedNova", "FedProx", "FedSGD", "FedYogi"]
+__all__ = ["FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedNova", "FedProx", "FedSGD", "FedYogi", "Scaffold"]

@@ -24,6 +24,7 @@ ALGORITHMS = {
     "fedprox": lambda: algorithms["fedprox"](mu=0.5, local=LOCAL),
     "fedsgd": lambda: algorithms["fedsgd"](lr=0.5),
     "fedyogi": lambda: algorithms["fedyogi"](LOCAL),
+    "scaffold": lambda: algorithms["scaffold"](LOCAL),
 }
 
 
