@@ -20,6 +20,7 @@ ALGORITHMS = {
     "fedadagrad": lambda: algorithms["fedadagrad"](LOCAL),
     "fedadam": lambda: algorithms["fedadam"](LOCAL),
     "fedavgm": lambda: algorithms["fedavgm"](momentum=0.5, local=LOCAL),
+    "feddyn": lambda: algorithms["feddyn"](alpha=1.0, local=LOCAL),
     "fednova": lambda: algorithms["fednova"](LOCAL),
     "fedprox": lambda: algorithms["fedprox"](mu=0.5, local=LOCAL),
     "fedsgd": lambda: algorithms["fedsgd"](lr=0.5),
