@@ -6,6 +6,7 @@ runs all of them on the MPI engine and prints their SHA-256 as JSON.
 """
 
 import json
+from dataclasses import replace
 
 import torch
 
@@ -25,6 +26,8 @@ ALGORITHMS = {
     "fedprox": lambda: algorithms["fedprox"](mu=0.5, local=LOCAL),
     "fedsgd": lambda: algorithms["fedsgd"](lr=0.5),
     "fedyogi": lambda: algorithms["fedyogi"](LOCAL),
+    "mime": lambda: algorithms["mime"](local=replace(LOCAL, momentum=0.0, lr=0.3)),
+    "mimelite": lambda: algorithms["mimelite"](local=replace(LOCAL, momentum=0.0, lr=0.3)),
     "scaffold": lambda: algorithms["scaffold"](LOCAL),
 }
 
