@@ -6,6 +6,7 @@ from fedml_core.federation.client import Client, Mean, Replies, Reply, Task, Wor
 from fedml_core.federation.cohort import ClientValues, Cohort
 from fedml_core.federation.engine import ClientData, Engine, Session, Setup, engines
 from fedml_core.federation.evaluate import Evaluate
+from fedml_core.federation.full_gradient import FullGradient
 from fedml_core.federation.local_update import Around, LocalSGD, LocalUpdate, Visits, local_updates, model_of
 from fedml_core.federation.runner import ClientRunner
 from fedml_core.federation.sampling import sample_clients
@@ -28,6 +29,7 @@ __all__ = [
     "Engine",
     "Evaluate",
     "Folded",
+    "FullGradient",
     "LocalSGD",
     "LocalUpdate",
     "Mean",

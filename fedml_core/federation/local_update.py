@@ -120,7 +120,7 @@ class LocalUpdate(Task):
         visits = self.visits(client)
         module = work.load(self.personal(start, state))
         params = tree.tensors(work.view.params)
-        steps = torch.tensor(float(len(visits.lengths)), dtype=torch.float64)
+        steps = torch.tensor(float(len(visits.lengths)), dtype=torch.float64, device=work.device)
         context = LocalContext(tree.tensors(start.params), shared, own, client.round, state, steps)
         carry = self.begin(params, context)
         module.train()

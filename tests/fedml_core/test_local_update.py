@@ -11,7 +11,7 @@ from torch import nn
 
 from fedml_core import tree
 from fedml_core.errors import ConfigError, TrainerError
-from fedml_core.federation import Client, LocalSGD, Workspace
+from fedml_core.federation import Client, FullGradient, LocalSGD, Workspace
 from fedml_core.trainer import Classifier, Clip, Cosine, Examples, Exponential, ModelState, ModelTrainer, Momentum, Proximal
 from fedml_core.trainer.gradients import gradients
 from tests.oracles.fedavg import client_update
@@ -185,6 +185,19 @@ def test_a_client_without_examples_weighs_nothing(dataset, network):
     reply = LocalSGD(batch_size=0, steps=3)(empty, tree.clone(ModelState.of(network)))
     assert reply.weight == 0
     assert tree.norm(reply.value) == 0
+
+
+def test_full_gradient_is_that_of_all_examples_at_the_servers_model(dataset, network):
+    client, start = make_client(network, dataset), tree.clone(ModelState.of(network))
+    batch = client.train.all()
+    loss = F.cross_entropy(network(batch["x"]), batch["y"])
+    reply = FullGradient()(client, start)
+    assert list(reply.value) == list(start.params)
+    for found, wanted in zip(reply.value.values(), torch.autograd.grad(loss, list(network.parameters())), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+    assert (reply.weight, reply.metrics["loss"].value) == (15, pytest.approx(loss.item(), rel=1e-6))
+    with pytest.raises(TrainerError, match="out of reach"):
+        FullGradient()(make_client(network, dataset, OwnLoop()), start)
 
 
 def test_schedules():
