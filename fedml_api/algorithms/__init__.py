@@ -1,5 +1,6 @@
 """Every algorithm, once. Importing this package registers them all."""
 
+from fedml_api.algorithms.compressed import Compressed
 from fedml_api.algorithms.fedavg import FedAvg
 from fedml_api.algorithms.fedavgm import FedAvgM
 from fedml_api.algorithms.feddyn import FedDyn
@@ -11,6 +12,7 @@ from fedml_api.algorithms.mime import Mime, MimeLite
 from fedml_api.algorithms.scaffold import Scaffold
 
 __all__ = [
+    "Compressed",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",

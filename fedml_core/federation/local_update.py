@@ -103,6 +103,11 @@ class LocalUpdate(Task):
         """What stays at the client for its next round, or None. It may share memory with the arguments: it is copied."""
         return None
 
+    def objection(self, value: Tree, shared: Tree) -> str | None:
+        if self.ends_in_change and not isinstance(value, ModelState):
+            return "is not a change of the model"
+        return super().objection(value, shared)
+
     @property
     def ends_in_change(self) -> bool:
         """Whether the server gets to see the change of the model, as `end` has it here."""

@@ -12,11 +12,13 @@ import torch
 
 from fedml_api import Experiment, LocalSGD, simulate
 from fedml_api.distributed import Mpi
+from fedml_core.compression import Rotated
 from fedml_core.federation import Engine, algorithms
 from tests.conftest import blobs
 
 LOCAL = LocalSGD(lr=0.1, batch_size=5, momentum=0.5, clip=2.0)
 ALGORITHMS = {
+    "compressed": lambda: algorithms["compressed"](algorithms["fedavg"](LOCAL), Rotated(levels=16)),
     "fedavg": lambda: algorithms["fedavg"](LOCAL),
     "fedadagrad": lambda: algorithms["fedadagrad"](LOCAL),
     "fedadam": lambda: algorithms["fedadam"](LOCAL),
