@@ -52,7 +52,7 @@ def objection(payload: Any, clients: Sequence[str], task: Task, shared: Tree, ag
     replies = payload["replies"]
     if not isinstance(replies, dict) or set(replies) != set(clients):
         return "its replies are not those of the clients that were asked"
-    start = shared["model"] if isinstance(shared, dict) else shared
+    start = shared.get("model") if isinstance(shared, dict) else shared
     changes = isinstance(task, LocalUpdate) and task.ends_in_change
     for client, reply in replies.items():
         if not isinstance(reply, Reply) or not isinstance(reply.metrics, dict):

@@ -56,12 +56,15 @@ def choose(setup: Setup, work: Work, executor: str, block: int | None, processes
     The rule looks at the model, the task, the sizes of the clients, the number of rounds and the machine, never at a clock: a run
     that is resumed chooses the same.
     """
-    bytes_of_model = sum(part.nbytes for part in tree.tensors(model_of(work.shared)))
+    trains = isinstance(work.task, LocalUpdate)
+    bytes_of_model = sum(part.nbytes for part in tree.tensors(model_of(work.shared) if trains else work.shared))
     steps, rows = _amount(setup, work)
     seconds = steps * PER_STEP + rows * 6 * bytes_of_model / 4 / FLOPS
     if block is None:
         block = max(1, min(LARGEST_BLOCK, STACK_BYTES // max(1, bytes_of_model)))
-    if executor == "auto":
+    if not trains:
+        executor = "sequential"
+    elif executor == "auto":
         executor = _suited(setup, work, block) if seconds * setup.rounds > FEW_SECONDS else "sequential"
     if processes is None:
         short = SHORT_STACKED_ROUND if executor == "stacked" else SHORT_ROUND
@@ -72,8 +75,6 @@ def choose(setup: Setup, work: Work, executor: str, block: int | None, processes
 
 
 def _suited(setup: Setup, work: Work, block: int) -> str:
-    if not isinstance(work.task, LocalUpdate):
-        return "sequential"
     convolves = any(isinstance(part, nn.modules.conv._ConvNd) for part in setup.module.modules())
     recurs = any(isinstance(part, nn.RNNBase) for part in setup.module.modules())
     if recurs:

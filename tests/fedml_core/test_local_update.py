@@ -12,7 +12,7 @@ from torch import nn
 from fedml_core import tree
 from fedml_core.errors import ConfigError, TrainerError
 from fedml_core.federation import Client, LocalSGD, Workspace
-from fedml_core.trainer import Classifier, Cosine, Examples, Exponential, ModelState, ModelTrainer, Proximal
+from fedml_core.trainer import Classifier, Cosine, Examples, Exponential, LocalContext, ModelState, ModelTrainer, Proximal
 from fedml_core.trainer.gradients import gradients
 from tests.oracles.fedavg import client_update
 
@@ -300,3 +300,15 @@ class Named(Classifier):
 
 def test_a_network_may_be_called_by_keyword(dataset, network):
     assert Named().test(network, dataset.global_test) == pytest.approx(Classifier().test(network, dataset.global_test))
+
+
+def test_dot_and_norm_are_per_client_when_stacked():
+    torch.manual_seed(0)
+    one, other = [torch.randn(3, 2, 4), torch.randn(3)], [torch.randn(3, 2, 4), torch.randn(3)]
+    stacked, alone = LocalContext([], None, None, 0, stacked=True), LocalContext([], None, None, 0)
+    for k in range(3):
+        mine, theirs = [part[k] for part in one], [part[k] for part in other]
+        wanted = float(sum((a * b).sum() for a, b in zip(mine, theirs, strict=True)))
+        assert stacked.dot(one, other)[k].item() == pytest.approx(wanted, abs=1e-6)
+        assert alone.dot(mine, theirs).item() == pytest.approx(wanted, abs=1e-6)
+        assert stacked.norm(one)[k].item() ** 2 == pytest.approx(alone.dot(mine, mine).item(), rel=1e-5)
