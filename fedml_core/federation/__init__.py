@@ -1,6 +1,6 @@
 """How clients and a server work together, without saying where either of them runs."""
 
-from fedml_core.federation.aggregator import Aggregator, Folded, WeightedMean, aggregators
+from fedml_core.federation.aggregator import Aggregator, Folded, WeightedMean, aggregators, merge_metrics
 from fedml_core.federation.algorithm import Algorithm, Composed, algorithms
 from fedml_core.federation.client import Client, Mean, Replies, Reply, Task, Workspace, tasks
 from fedml_core.federation.cohort import ClientValues, Cohort
@@ -48,6 +48,7 @@ __all__ = [
     "describe",
     "engines",
     "local_updates",
+    "merge_metrics",
     "model_of",
     "restore",
     "sample_clients",

@@ -12,7 +12,18 @@ from torch import nn
 from fedml_core import tree
 from fedml_core.errors import ConfigError, TrainerError
 from fedml_core.federation import Client, FullGradient, LocalSGD, Workspace
-from fedml_core.trainer import Classifier, Clip, Cosine, Examples, Exponential, ModelState, ModelTrainer, Momentum, Proximal
+from fedml_core.trainer import (
+    Classifier,
+    Clip,
+    Cosine,
+    Examples,
+    Exponential,
+    LocalContext,
+    ModelState,
+    ModelTrainer,
+    Momentum,
+    Proximal,
+)
 from fedml_core.trainer.gradients import gradients
 from tests.oracles.fedavg import client_update
 
@@ -332,3 +343,15 @@ def test_reach_is_the_sum_of_the_weights_that_gradients_have_in_the_change():
     both = LocalSGD(lr=0.5, momentum=rho, transforms=(Proximal(mu),))
     # v1 = 1; v2 = rho + 1 - lr mu; p = v1 + v2
     assert both.reach(torch.tensor(2.0), 0).item() == pytest.approx(1 + rho + 1 - 0.5 * mu, rel=1e-12)
+
+
+def test_dot_and_norm_are_per_client_when_stacked():
+    torch.manual_seed(0)
+    one, other = [torch.randn(3, 2, 4), torch.randn(3)], [torch.randn(3, 2, 4), torch.randn(3)]
+    stacked, alone = LocalContext([], None, None, 0, stacked=True), LocalContext([], None, None, 0)
+    for k in range(3):
+        mine, theirs = [part[k] for part in one], [part[k] for part in other]
+        wanted = float(sum((a * b).sum() for a, b in zip(mine, theirs, strict=True)))
+        assert stacked.dot(one, other)[k].item() == pytest.approx(wanted, abs=1e-6)
+        assert alone.dot(mine, theirs).item() == pytest.approx(wanted, abs=1e-6)
+        assert stacked.norm(one)[k].item() ** 2 == pytest.approx(alone.dot(mine, mine).item(), rel=1e-5)
