@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from msgspec import Meta
-
 from fedml_api.algorithms.fedavg import FedAvg
 from fedml_core.federation import SGD, Aggregator, Composed, LocalSGD, LocalUpdate, WeightedMean, algorithms
+from fedml_core.federation.server_optimizer import Beta
 from fedml_core.settings import settings
 from fedml_core.trainer import Rate
 
@@ -24,7 +21,7 @@ class FedAvgM(Composed):
     1 / (1 - momentum) times.
     """
 
-    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    momentum: Beta = 0.9
     lr: Rate = 1.0
     local: LocalUpdate = LocalSGD()
     aggregator: Aggregator = WeightedMean()

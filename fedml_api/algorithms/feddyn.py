@@ -41,8 +41,8 @@ class LinearPenalty(GradientTransform):
 class DynamicallyRegularised(Around):
     """Train as `local` does, whose links have `LinearPenalty` among them; l_k <- l_k - alpha (w_k - w) stays with the client."""
 
-    alpha: Annotated[float, Meta(gt=0)]
-    local: LocalSGD = LocalSGD(transforms=(LinearPenalty(),))
+    alpha: float
+    local: LocalSGD
 
     def fresh(self, model: ModelState) -> Tree:
         return tree.zeros_like(model.params)

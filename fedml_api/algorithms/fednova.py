@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from fedml_api.algorithms.fedavg import ServerState
 from fedml_core import tree
 from fedml_core.federation import (
@@ -29,12 +27,11 @@ from fedml_core.tree import Tree
 class Normalised(Around):
     """Train as `local` does; the server gets to see the change per unit of `reach`, and the reach `[1]`."""
 
-    local: LocalSGD = LocalSGD()
+    local: LocalSGD
 
     def end(self, trained: ModelState, start: ModelState, carry: Tree, context: LocalContext) -> Tree:
         change, reach = tree.sub(trained, start), self.local.reach(context.steps, context.round)
-        # Who has no examples has taken no step, and changed nothing.
-        context.scale_(tree.tensors(change.params), 1 / torch.where(reach > 0, reach, 1.0))
+        context.scale_(tree.tensors(change.params), 1 / reach)
         return {"change": change, "reach": reach[..., None]}
 
 

@@ -24,4 +24,4 @@ class FedSGD(Composed):
 
     @property
     def algorithm(self) -> FedAvg:
-        return FedAvg(LocalSGD(lr=self.lr, epochs=1, batch_size=0), aggregator=self.aggregator)
+        return FedAvg(LocalSGD(lr=self.lr, batch_size=0), aggregator=self.aggregator)

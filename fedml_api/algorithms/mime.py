@@ -42,7 +42,7 @@ def _step(base: ServerOptimizer, gradient: dict[str, Tensor], state: Tree, round
 class Frozen(GradientTransform):
     """Against the way that the optimizer `base` would go from the state `optimizer` of `shared`, which stays what it is."""
 
-    base: ServerOptimizer = SGD()
+    base: ServerOptimizer
 
     def update(self, grads: Tensors, state: Tree, params: Tensors, context: LocalContext) -> tuple[Tensors, Tree]:
         gradient = dict(zip(context.shared["model"].params, grads, strict=True))
@@ -58,7 +58,7 @@ class VarianceReduced(Around):
     Every batch is visited twice, at the server's model and at the client's. While the former is computed, the carry has the latter.
     """
 
-    local: LocalSGD = LocalSGD()
+    local: LocalSGD
 
     def visits(self, client: Client) -> Visits:
         order, lengths = self.local.visits(client)

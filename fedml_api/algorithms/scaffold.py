@@ -43,8 +43,8 @@ class ControlVariate(GradientTransform):
 class Controlled(Around):
     """What a client does in SCAFFOLD; `local` has the link `ControlVariate`. The server gets to see how model and c_k changed."""
 
-    local: LocalSGD = LocalSGD(transforms=(ControlVariate(),))
-    option: Literal["I", "II"] = "II"
+    local: LocalSGD
+    option: Literal["I", "II"]
 
     def fresh(self, model: ModelState) -> Tree:
         return tree.zeros_like(model.params)
@@ -68,9 +68,9 @@ class Controlled(Around):
         if carry["gradient"] is not None:
             return dict(zip(start.params, carry["gradient"], strict=True))
         moved = tree.sub(start.params, trained.params)
-        reach = self.local.reach(context.steps, context.round)
-        # Who has no examples has taken no step, and moved nowhere.
-        context.scale_(tree.tensors(moved), 1 / (torch.where(reach > 0, reach, 1.0) * rate(self.local.lr, context.round)))
+        context.scale_(
+            tree.tensors(moved), 1 / (self.local.reach(context.steps, context.round) * rate(self.local.lr, context.round))
+        )
         return tree.add(tree.sub(context.state, context.shared["control"]), moved)
 
     def end(self, trained: ModelState, start: ModelState, carry: Tree, context: LocalContext) -> Tree:

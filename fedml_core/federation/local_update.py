@@ -256,13 +256,15 @@ class LocalSGD(LocalUpdate):
         """How far so many steps get if every gradient is 1, in units of the rate: |a|_1 of Wang et al., NeurIPS 2020, section 3.
 
         A client ends at w - lr sum_k a_k g_k. Without momentum and proximal terms all a_k are 1, and their sum is the number of
-        steps; what else stands in the chain (clipping, weight decay) counts as part of the gradients g_k.
+        steps; what else stands in the chain (clipping, weight decay) counts as part of the gradients g_k. No step counts as one, so
+        that those who took none can be divided by it as well.
 
         Args:
             steps: float64 of any shape, as `LocalContext.steps`.
         """
         links = tuple(link for link in self.transforms if isinstance(link, (Proximal, Momentum)))
         linear = LocalSGD(self.lr, momentum=self.momentum, nesterov=self.nesterov, transforms=links)
+        steps = steps.clamp(min=1)
         if not linear.chain:
             return steps
         most = int(steps.max())

@@ -71,6 +71,7 @@ def test_first_round_is_fedprox_lengthened_by_the_share_of_clients_asked():
     away = [tree.norm(tree.sub(run(ours, rounds).model, run(theirs, rounds).model)) for rounds in (1, 2)]
     assert away[0] < 1e-6
     assert away[1] > 1e-2
+    assert FedDyn() == FedDyn(0.1, LocalSGD(), SGD())
 
 
 def test_stands_still_at_the_optimum_where_fedavg_does_not():
