@@ -19,6 +19,7 @@ LOCAL = LocalSGD(lr=0.1, batch_size=5, momentum=0.5, clip=2.0)
 ALGORITHMS = {
     "compressed": lambda: algorithms["compressed"](algorithms["fedavg"](LOCAL), Rotated(levels=16)),
     "fedavg": lambda: algorithms["fedavg"](LOCAL),
+    "fedbuff": lambda: algorithms["fedbuff"](buffer=2, local=LOCAL),
     "fedprox": lambda: algorithms["fedprox"](mu=0.5, local=LOCAL),
 }
 
