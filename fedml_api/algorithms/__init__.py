@@ -3,6 +3,7 @@
 from fedml_api.algorithms.compressed import Compressed
 from fedml_api.algorithms.fedavg import FedAvg
 from fedml_api.algorithms.fedavgm import FedAvgM
+from fedml_api.algorithms.fedbuff import FedBuff
 from fedml_api.algorithms.feddyn import FedDyn
 from fedml_api.algorithms.fednova import FedNova
 from fedml_api.algorithms.fedopt import FedAdagrad, FedAdam, FedYogi
@@ -17,6 +18,7 @@ __all__ = [
     "FedAdam",
     "FedAvg",
     "FedAvgM",
+    "FedBuff",
     "FedDyn",
     "FedNova",
     "FedProx",

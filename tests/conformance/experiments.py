@@ -25,6 +25,7 @@ ALGORITHMS = {
     "fedavgm": lambda: algorithms["fedavgm"](momentum=0.5, local=LOCAL),
     "feddyn": lambda: algorithms["feddyn"](alpha=1.0, local=LOCAL),
     "fednova": lambda: algorithms["fednova"](LOCAL),
+    "fedbuff": lambda: algorithms["fedbuff"](buffer=2, local=LOCAL),
     "fedprox": lambda: algorithms["fedprox"](mu=0.5, local=LOCAL),
     "fedsgd": lambda: algorithms["fedsgd"](lr=0.5),
     "fedyogi": lambda: algorithms["fedyogi"](LOCAL),

@@ -200,6 +200,14 @@ def test_a_dead_device_costs_nothing_if_the_others_suffice(stage):
     assert list(stage.server.members) == ["a"]
 
 
+def test_a_client_that_nobody_hosts_any_more_is_missed_like_one_that_is_silent(stage):
+    stage.joins("a", "c0")
+    thread, found = stage.round(["left", "c0"])
+    stage.answer("a", stage.doors["a"].receive(1))
+    thread.join(5)
+    assert list(found) == ["c0"]
+
+
 def test_too_few_replies_make_the_round_fail(stage):
     stage.joins("a", "c0")
     thread, found = stage.round(["c0"])
