@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call, vjp, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from fedml_core.errors import TrainerError
 from fedml_core.trainer import graph
@@ -16,6 +15,7 @@ from fedml_core.trainer.examples import Batch
 from fedml_core.trainer.gradients import autocast
 from fedml_core.trainer.model_trainer import ModelTrainer, per_example
 from fedml_core.trainer.replay import Replay, recorder_of
+from fedml_core.trainer.tracing import trace
 
 Tensors = list[Tensor]
 
@@ -77,7 +77,7 @@ class TracedStep:
             return function(list(values[:count]), list(values[count:-1]), values[-1])
 
         try:
-            traced = make_fx(flat)(*params, *batch.values(), weights)
+            traced = trace(flat, *params, *batch.values(), weights)
         except TrainerError:
             raise
         except Exception as error:

@@ -372,8 +372,7 @@ def test_the_rule(monkeypatch):
     assert choice(conv, sizes, 100).executor == "traced"
     assert choice(linear, sizes, 100).block > choice(dense, sizes, 100).block > 1
     assert choice(conv, sizes, 100).processes == 4
-    assert choice(conv, (600,) * 100, 2).processes == 2
-    assert choice(conv, sizes, 2).processes == 1, "a round of 30 ms"
+    assert choice(conv, sizes, 2).processes == 2
     assert str(choice(conv, sizes, 100, executor="sequential", processes=3)) == "sequential, 3 processes of 1 thread"
     assert choice(linear, sizes, 100, block=7).block == 7
 
