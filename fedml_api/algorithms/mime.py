@@ -56,6 +56,7 @@ class VarianceReduced(Around):
     """Train as `local` does, along g - g' + c: g' of the same batch at the server's model, c the entry `gradient` of `shared`.
 
     Every batch is visited twice, at the server's model and at the client's. While the former is computed, the carry has the latter.
+    Dropout draws anew for each of the two.
     """
 
     local: LocalSGD
