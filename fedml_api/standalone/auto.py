@@ -74,18 +74,21 @@ def choose(
     The rule looks at the model, the task, the sizes of the clients, the number of rounds and the machine, never at a clock: a run
     that is resumed chooses the same. `free` tells the free memory of a CUDA device.
     """
-    bytes_of_model = sum(part.nbytes for part in tree.tensors(model_of(work.shared)))
+    trains = isinstance(work.task, LocalUpdate)
+    bytes_of_model = sum(part.nbytes for part in tree.tensors(model_of(work.shared) if trains else work.shared))
     steps, rows, batch = _amount(setup, work)
     seconds = steps * PER_STEP + rows * 6 * bytes_of_model / 4 / FLOPS
     if block is None:
         block = 1
         if setup.device.type == "cpu":
             block = max(1, min(LARGEST_BLOCK, STACK_BYTES // max(1, bytes_of_model)))
-        elif executor in ("auto", "stacked"):
+        elif trains and executor in ("auto", "stacked"):
             fitting = SHARE_OF_MEMORY * free(setup.device) / bytes_of_client(setup, work, batch)
             # A power of two: a resumed run, which finds a little more or less, should choose the same.
             block = 2 ** int(math.log2(max(1, fitting)))
-    if executor == "auto":
+    if not trains:
+        executor = "sequential"
+    elif executor == "auto":
         executor = _suited(setup, work, block) if seconds * setup.rounds > FEW_SECONDS else "sequential"
     if processes is None:
         short = SHORT_STACKED_ROUND if executor == "stacked" else SHORT_ROUND
@@ -96,8 +99,6 @@ def choose(
 
 
 def _suited(setup: Setup, work: Work, block: int) -> str:
-    if not isinstance(work.task, LocalUpdate):
-        return "sequential"
     convolves = any(isinstance(part, nn.modules.conv._ConvNd) for part in setup.module.modules())
     recurs = any(isinstance(part, nn.RNNBase) for part in setup.module.modules())
     if recurs:
