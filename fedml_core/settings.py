@@ -207,6 +207,8 @@ def _build_object(cls: type, data: dict[str, Any], path: str, problems: list[str
         defaults = {name: getattr(default, name) for name in fields}
     values: dict[str, Any] = {}
     for name, item in data.items():
+        if name == "name" and name not in fields and item in registered_names(cls):
+            continue
         if name in fields:
             fallback = defaults[name] if defaults[name] is not dataclasses.MISSING else None
             values[name] = build(fields[name], item, prefix + name, problems, fallback)
@@ -224,12 +226,16 @@ def _build_object(cls: type, data: dict[str, Any], path: str, problems: list[str
         return default
 
 
+def registered_names(cls: type) -> list[str]:
+    """The names that registries have for a class: where only this class will do, its name may be given, and need not."""
+    return [registry.name_of(cls) for registry in _registries.values() if cls in registry.values()]
+
+
 def to_plain(value: Any) -> Any:
     """The inverse of `build`: settings as mappings, lists and scalars, with the `name` of each choice."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        names = (registry.name_of(type(value)) for registry in _registries.values() if type(value) in registry.values())
-        return {"name": name, **plain} if (name := next(names, None)) else plain
+        return {"name": names[0], **plain} if (names := registered_names(type(value))) else plain
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
     return value

@@ -37,6 +37,7 @@ class Drawing:
     size: Annotated[float, Meta(ge=0)] | Shape = 1.0
     parts: tuple[Shape, ...] = ()
     title: str = "none"
+    frame: Box = Box()
 
 
 def built(data):
@@ -59,6 +60,12 @@ def test_plain_data_round_trips():
     assert built(to_plain(drawing)) == (drawing, [])
 
 
+def test_where_one_class_will_do_its_name_may_be_given():
+    assert built({"frame": {"name": "box", "width": 7}}) == built({"frame": {"width": 7}}) == (Drawing(frame=Box(7)), [])
+    assert built(to_plain(Drawing(frame=Box(7)))) == (Drawing(frame=Box(7)), [])
+    assert built({"frame": {"name": "circle"}})[1][0].startswith("frame.name: unknown key 'name'")
+
+
 def test_numbers_written_as_yaml_reads_them():
     # PyYAML follows YAML 1.1, in which 1e-3 is a string.
     assert built({"size": "1e-3"}) == (Drawing(size=1e-3), [])
@@ -68,7 +75,7 @@ def test_numbers_written_as_yaml_reads_them():
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        ({"sahpe": "box"}, ["sahpe: unknown key 'sahpe': did you mean 'shape'? Allowed: parts, shape, size, title"]),
+        ({"sahpe": "box"}, ["sahpe: unknown key 'sahpe': did you mean 'shape'? Allowed: frame, parts, shape, size, title"]),
         ({"shape": "boks"}, ["shape: unknown shape 'boks': did you mean 'box'? Allowed: box, circle"]),
         ({"shape": {"name": None}}, []),
         ({"shape": {"radius": -1}}, ["shape.radius = -1: expected float > 0.0"]),
