@@ -2,5 +2,6 @@
 
 from fedml_api.algorithms.fedavg import FedAvg
 from fedml_api.algorithms.fedprox import FedProx
+from fedml_api.algorithms.qfedavg import QFedAvg
 
-__all__ = ["FedAvg", "FedProx"]
+__all__ = ["FedAvg", "FedProx", "QFedAvg"]
