@@ -18,6 +18,7 @@ LOCAL = LocalSGD(lr=0.1, batch_size=5, momentum=0.5, clip=2.0)
 ALGORITHMS = {
     "fedavg": lambda: algorithms["fedavg"](LOCAL),
     "qfedavg": lambda: algorithms["qfedavg"](q=0.5, local=LOCAL),
+    "fedper": lambda: algorithms["fedper"](LOCAL),
     "fedprox": lambda: algorithms["fedprox"](mu=0.5, local=LOCAL),
 }
 
