@@ -19,6 +19,7 @@ ALGORITHMS = {
     "fedavg": lambda: algorithms["fedavg"](LOCAL),
     "qfedavg": lambda: algorithms["qfedavg"](q=0.5, local=LOCAL),
     "fedper": lambda: algorithms["fedper"](LOCAL),
+    "fedbn": lambda: algorithms["fedbn"](LOCAL, private=("0.bias",)),
     "fedprox": lambda: algorithms["fedprox"](mu=0.5, local=LOCAL),
 }
 
