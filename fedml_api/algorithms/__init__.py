@@ -4,6 +4,7 @@ from fedml_api.algorithms.fedavg import FedAvg
 from fedml_api.algorithms.fedbn import FedBN
 from fedml_api.algorithms.fedper import FedPer
 from fedml_api.algorithms.fedprox import FedProx
+from fedml_api.algorithms.fedrep import FedRep
 from fedml_api.algorithms.qfedavg import QFedAvg
 
-__all__ = ["FedAvg", "FedBN", "FedPer", "FedProx", "QFedAvg"]
+__all__ = ["FedAvg", "FedBN", "FedPer", "FedProx", "FedRep", "QFedAvg"]

@@ -20,6 +20,7 @@ ALGORITHMS = {
     "qfedavg": lambda: algorithms["qfedavg"](q=0.5, local=LOCAL),
     "fedper": lambda: algorithms["fedper"](LOCAL),
     "fedbn": lambda: algorithms["fedbn"](LOCAL, private=("0.bias",)),
+    "fedrep": lambda: algorithms["fedrep"](head_epochs=2, local=LOCAL),
     "fedprox": lambda: algorithms["fedprox"](mu=0.5, local=LOCAL),
 }
 
