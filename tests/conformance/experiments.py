@@ -21,6 +21,7 @@ ALGORITHMS = {
     "fedper": lambda: algorithms["fedper"](LOCAL),
     "fedbn": lambda: algorithms["fedbn"](LOCAL, private=("0.bias",)),
     "fedrep": lambda: algorithms["fedrep"](head_epochs=2, local=LOCAL),
+    "ditto": lambda: algorithms["ditto"](lam=0.5, local=LOCAL),
     "fedprox": lambda: algorithms["fedprox"](mu=0.5, local=LOCAL),
 }
 
