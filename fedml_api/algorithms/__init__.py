@@ -1,5 +1,6 @@
 """Every algorithm, once. Importing this package registers them all."""
 
+from fedml_api.algorithms.agnostic import Agnostic
 from fedml_api.algorithms.apfl import APFL
 from fedml_api.algorithms.ditto import Ditto
 from fedml_api.algorithms.fedavg import FedAvg
@@ -9,4 +10,4 @@ from fedml_api.algorithms.fedprox import FedProx
 from fedml_api.algorithms.fedrep import FedRep
 from fedml_api.algorithms.qfedavg import QFedAvg
 
-__all__ = ["APFL", "Ditto", "FedAvg", "FedBN", "FedPer", "FedProx", "FedRep", "QFedAvg"]
+__all__ = ["APFL", "Agnostic", "Ditto", "FedAvg", "FedBN", "FedPer", "FedProx", "FedRep", "QFedAvg"]

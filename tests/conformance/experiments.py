@@ -23,6 +23,7 @@ ALGORITHMS = {
     "fedrep": lambda: algorithms["fedrep"](head_epochs=2, local=LOCAL),
     "ditto": lambda: algorithms["ditto"](lam=0.5, local=LOCAL),
     "apfl": lambda: algorithms["apfl"](alpha=0.5, alpha_lr=0.5, local=LOCAL),
+    "agnostic": lambda: algorithms["agnostic"](ascent=0.5, local=LOCAL),
     "fedprox": lambda: algorithms["fedprox"](mu=0.5, local=LOCAL),
 }
 
