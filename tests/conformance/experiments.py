@@ -25,6 +25,7 @@ ALGORITHMS = {
     "apfl": lambda: algorithms["apfl"](alpha=0.5, alpha_lr=0.5, local=LOCAL),
     "agnostic": lambda: algorithms["agnostic"](ascent=0.5, local=LOCAL),
     "hypcluster": lambda: algorithms["hypcluster"](inner=algorithms["fedavg"](LOCAL)),
+    "hierarchical": lambda: algorithms["hierarchical"](inner=algorithms["fedavg"](LOCAL)),
     "fedprox": lambda: algorithms["fedprox"](mu=0.5, local=LOCAL),
 }
 
