@@ -93,7 +93,8 @@ class StandaloneSession(Session):
         self.states = dict(saved)
 
     def close(self) -> None:
-        for executor in self._executors.values():
+        # The last first: worker processes that were forked later hold the lines of those before them.
+        for executor in reversed(self._executors.values()):
             executor.close()
 
 
