@@ -4,6 +4,7 @@ config.yaml            the effective configuration, defaults written out
 environment.json       versions, processor, threads, and the fingerprint of the data
 clients.png            who holds how much of which class
 metrics.jsonl, .csv    one row per round
+clients/ROUND.csv      what every client found on its own test examples, if `evaluate_clients` asks them
 checkpoints/           the newest states (see checkpoint.py)
 curve.png              loss and accuracy over rounds
 model.safetensors      the final model

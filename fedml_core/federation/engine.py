@@ -77,6 +77,10 @@ class Session(ABC):
     def cohort(self, round: int, clients: Sequence[str]) -> Cohort:
         """The cohort of these clients in this round."""
 
+    def everyone(self, round: int) -> Cohort:
+        """The cohort of all clients that could take part now; that some of them do not reply is no failure."""
+        return self.cohort(round, self.population())
+
     @abstractmethod
     def save(self) -> Tree:
         """The private states of clients that live with this engine, for a checkpoint."""
