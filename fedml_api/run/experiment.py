@@ -90,7 +90,7 @@ class Experiment:
         tested = self.engine.brings_clients or any(len(self.data.test(id)) for id in self.data.client_ids)
         if self.evaluate_clients > 0 and not tested:
             found.append(
-                f"evaluate_clients = {self.evaluate_clients}: no client of data set '{self.data.name}' has test examples of its own; "
+                f"evaluate_clients = {self.evaluate_clients}: no client of data set '{self.data.name}' has test examples; "
                 "give it test_parts, or leave evaluate_clients at 0"
             )
         if self.precision not in PRECISIONS:
