@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedml_api.run.files import write_atomic
 from fedml_core.federation import Algorithm, Session
+from fedml_core.files import write_atomic
 from fedml_core.tree import Tree
 
 # By client: the number of its test examples, and the mean of every metric over them.

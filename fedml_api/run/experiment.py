@@ -201,7 +201,7 @@ def simulate(
             for observer in observers:
                 observer.on_round(row)
             if checkpoints and (last or (round + 1) % checkpoint_every == 0):
-                checkpoints.save(round + 1, {"of": about, "algorithm": state, "clients": session.save()})
+                checkpoints.save(round + 1, {"of": about, "algorithm": state}, session.save())
     model = algorithm.model(state)
     network = model.load_into(copy.deepcopy(experiment.model).to(setup.device))
     result = Result(model, network, tree.digest(model), rows)
@@ -238,9 +238,9 @@ def _resume(checkpoints: Checkpoints | None, session: Session, initial: Tree, ab
     done, saved = found
     if saved["of"] != about:
         raise RunError(f"the checkpoints are of another experiment ({saved['of']}), not of this ({about}): use another folder")
-    saved = tree.to(saved, device)
-    session.restore(saved["clients"])
-    return done, saved["algorithm"]
+    assert checkpoints is not None
+    session.restore((client, tree.to(own, device)) for client, own in checkpoints.clients(done))
+    return done, tree.to(saved["algorithm"], device)
 
 
 def _train_row(cohort: Cohort, metrics: dict[str, Mean]) -> Row:

@@ -35,8 +35,8 @@ import torch
 from fedml_api.run.checkpoint import Checkpoints
 from fedml_api.run.config import RunConfig, dump_config, read_config
 from fedml_api.run.experiment import Experiment, Result, Row
-from fedml_api.run.files import sync_folder, write_atomic
 from fedml_core.errors import ConfigError, RunError
+from fedml_core.files import sync_folder, write_atomic
 
 log = logging.getLogger("fedml")
 

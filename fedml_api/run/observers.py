@@ -14,7 +14,7 @@ from typing import IO, Any
 from fedml_api.distributed.edge import names
 from fedml_api.run.clients import Table, write_table
 from fedml_api.run.experiment import Experiment, Observer, Result, Row
-from fedml_api.run.files import write_atomic
+from fedml_core.files import write_atomic
 
 log = logging.getLogger("fedml")
 

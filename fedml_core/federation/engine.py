@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
@@ -82,11 +82,11 @@ class Session(ABC):
         return self.cohort(round, self.population())
 
     @abstractmethod
-    def save(self) -> Tree:
-        """The private states of clients that live with this engine, for a checkpoint."""
+    def save(self) -> Iterable[tuple[str, Tree]]:
+        """The private states of clients that live with this engine, for a checkpoint: one after the other, as they may be large."""
 
     @abstractmethod
-    def restore(self, saved: Tree) -> None:
+    def restore(self, saved: Iterable[tuple[str, Tree]]) -> None:
         """Put back what `save` returned."""
 
 
