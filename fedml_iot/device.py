@@ -22,7 +22,6 @@ from fedml_core.errors import CommunicationError, ConfigError, Refused
 from fedml_core.federation import ClientRunner, Reply, Setup, Task
 from fedml_core.files import write_atomic
 from fedml_core.settings import build
-from fedml_core.trainer import Classifier
 from fedml_core.tree import Tree
 from fedml_iot.data_folder import DeviceData
 
@@ -129,4 +128,4 @@ def make_setup(welcome: Any, data: DeviceData) -> Setup:
             problems.append("the server's welcome has no recipe with model, shape, classes and seed")
     if problems:
         raise ConfigError([*problems, "the server asks for what this version of fedml does not have: install the server's version"])
-    return Setup(Classifier(), spec.build(tuple(shape), classes), data, seed, torch.device("cpu"), recipe=recipe)
+    return Setup(spec.trainer(), spec.build(tuple(shape), classes), data, seed, torch.device("cpu"), recipe=recipe)

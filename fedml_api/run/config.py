@@ -147,6 +147,7 @@ def prepare(config: RunConfig, problems: list[str]) -> Experiment:
     experiment = Experiment(
         model=module,
         data=data,
+        trainer=config.model.trainer(),
         algorithm=config.algorithm,
         engine=config.engine,
         rounds=config.rounds,

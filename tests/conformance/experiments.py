@@ -17,6 +17,7 @@ from tests.conftest import blobs
 LOCAL = LocalSGD(lr=0.1, batch_size=5, momentum=0.5, clip=2.0)
 ALGORITHMS = {
     "fedavg": lambda: algorithms["fedavg"](LOCAL),
+    "fedgan": lambda: algorithms["fedgan"](interval=4, local=LOCAL),
     "fedprox": lambda: algorithms["fedprox"](mu=0.5, local=LOCAL),
 }
 

@@ -11,7 +11,7 @@ SHAPES = [MNIST, (3, 32, 32), (1, 8, 8), (1, 6, 6), (3, 4, 5), (2, 3, 40), (60,)
 
 
 def test_models_are_registered():
-    assert list(models) == ["2nn", "cnn", "cnn_mcmahan", "lr", "lstm_words"]
+    assert list(models) == ["2nn", "cnn", "cnn_mcmahan", "gan", "lr", "lstm_words"]
 
 
 @pytest.mark.parametrize(
