@@ -9,6 +9,7 @@ from fedml_api.algorithms.fedavgm import FedAvgM
 from fedml_api.algorithms.fedbn import FedBN
 from fedml_api.algorithms.fedbuff import FedBuff
 from fedml_api.algorithms.feddyn import FedDyn
+from fedml_api.algorithms.fedgan import FedGAN
 from fedml_api.algorithms.fednova import FedNova
 from fedml_api.algorithms.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedml_api.algorithms.fedper import FedPer
@@ -33,6 +34,7 @@ __all__ = [
     "FedBN",
     "FedBuff",
     "FedDyn",
+    "FedGAN",
     "FedNova",
     "FedPer",
     "FedProx",

@@ -35,6 +35,7 @@ ALGORITHMS = {
     "agnostic": lambda: algorithms["agnostic"](ascent=0.5, local=LOCAL),
     "hypcluster": lambda: algorithms["hypcluster"](inner=algorithms["fedavg"](LOCAL)),
     "hierarchical": lambda: algorithms["hierarchical"](inner=algorithms["fedavg"](LOCAL)),
+    "fedgan": lambda: algorithms["fedgan"](interval=4, local=LOCAL),
     "fedprox": lambda: algorithms["fedprox"](mu=0.5, local=LOCAL),
     "fedsgd": lambda: algorithms["fedsgd"](lr=0.5),
     "fedyogi": lambda: algorithms["fedyogi"](LOCAL),
