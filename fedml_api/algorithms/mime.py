@@ -63,7 +63,7 @@ class VarianceReduced(Around):
 
     def visits(self, client: Client) -> Visits:
         order, lengths = self.local.visits(client)
-        twice = [part for batch in order.split(lengths) for part in (batch, batch)]
+        twice = [part for batch in torch.split(order, lengths) for part in (batch, batch)]
         return Visits(torch.cat(twice) if twice else order, [length for length in lengths for _ in range(2)])
 
     def begin(self, params: Tensors, context: LocalContext) -> Tree:
@@ -73,7 +73,7 @@ class VarianceReduced(Around):
         if carry["anchor"] is None:
             tree.copy_(params, carry["client"])
             return carry | {"anchor": grads}
-        along = torch._foreach_sub(grads, carry["anchor"])
+        along = list(torch._foreach_sub(grads, carry["anchor"]))
         torch._foreach_add_(along, tree.tensors(context.shared["gradient"]))
         local, client = self.local.step(carry["local"], params, along, context), tree.clone(params)
         for part, start in zip(params, context.anchor, strict=True):
