@@ -29,7 +29,7 @@ def run(experiment):
         state = experiment.algorithm.init(tree.clone(ModelState.of(experiment.model)))
         for round in range(experiment.rounds):
             state, metrics = experiment.algorithm.round(state, session.cohort(round, session.population()))
-        return state.model, session.save(), metrics
+        return state.model, dict(session.save()), metrics
 
 
 def by_the_paper(alpha, alpha_lr, rate, steps, rounds):

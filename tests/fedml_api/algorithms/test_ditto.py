@@ -27,7 +27,7 @@ def at_home(experiment):
         state = algorithm.init(tree.clone(ModelState.of(experiment.model)))
         for round in range(experiment.rounds):
             state, metrics = algorithm.round(state, session.cohort(round, session.population()))
-        return state.model, session.save(), metrics
+        return state.model, dict(session.save()), metrics
 
 
 def by_the_paper(lam, rounds, personal=(0.05, 4), local=(0.1, 2)):

@@ -69,7 +69,7 @@ def test_follows_the_paper_with_a_plain_loop():
         state = algorithm.init(tree.clone(ModelState.of(network())))
         for round in range(rounds):
             state, _ = algorithm.round(state, session.cohort(round, data.client_ids))
-        kept = session.save()
+        kept = dict(session.save())
     for layer in layers:
         torch.testing.assert_close(state.model.params[f"{layer}.weight"], shared[layer].weight.detach(), atol=1e-6, rtol=0)
     for id, mine in own.items():

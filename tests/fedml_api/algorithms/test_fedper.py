@@ -108,7 +108,7 @@ def test_private_state_holds_the_private_part_and_nothing_else():
     with one.engine.open(one.setup()) as session:
         start = tree.clone(ModelState.of(network()))
         one.algorithm.round(one.algorithm.init(start), session.cohort(0, ["c1", "c2"]))
-        kept = session.save()
+        kept = dict(session.save())
     assert set(kept) == {"c1", "c2"}
     assert all(set(state.params) == {"2.weight", "2.bias"} for state in kept.values())
     assert not torch.equal(kept["c1"].params["2.bias"], kept["c2"].params["2.bias"])
