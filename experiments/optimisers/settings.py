@@ -51,7 +51,7 @@ TABLE = (
     Row("feddyn", (0.01, 0.1, 0.1), "alpha=0.1"),
     Row("mime", (0.01, 0.1, 0.1)),
     Row("mimelite", (0.01, 0.1, 0.1)),
-    Row("compressed", (0.01, 0.1, 0.1), "compressor=drive"),
+    Row("compressed", (0.01, 0.1, 0.1), "algorithm.name=fedavg compressor=drive"),
     Row("fedbuff", (0.01, 0.1, 0.1), "buffer=5"),
     Row("hierarchical", (0.01, 0.1, 0.1)),
     Row("qfedavg", (0.01, 0.1, 0.1)),
