@@ -72,7 +72,7 @@ def test_losses_are_nearer_to_each_other_as_q_grows():
     a, b, n = [[1.0]] * 4, [[0.0]] * 3 + [[1.0]], [1] * 4
     variances = []
     for q in (0.0, 1.0, 5.0):
-        state, clients = judged(quadratic(QFedAvg(q, LocalSGD(lr=0.1, batch_size=0)), 400, a, b, n, 0.3), by=TRAIN)
+        state, clients = judged(quadratic(QFedAvg(q, LocalSGD(lr=0.9, batch_size=0)), 25, a, b, n, 0.3), by=TRAIN)
         odds = (1 / 3) ** (1 / (2 * q + 1))
         assert state.model.params["w"].item() == pytest.approx(odds / (1 + odds), rel=1e-3)
         variances.append(np.var([metrics["loss"] for metrics in clients.values()]))
