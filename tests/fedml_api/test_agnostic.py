@@ -129,3 +129,23 @@ def test_clients_with_nothing():
 def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match=r"ascent = -1.0: expected float >= 0"):
         Agnostic(-1.0)
+
+
+class Drawing(Quadratic):
+    """Draws a number for every loss, also when it is evaluated."""
+
+    def loss(self, model, batch):
+        return super().loss(model, batch) + torch.rand(len(batch["a"]))
+
+
+def test_what_clients_draw_is_their_own():
+    one = quadratic(Agnostic(), 0)
+    one.trainer = Drawing()
+    torch.manual_seed(1)
+    _, first = judged(one, by=DomainLosses())
+    torch.manual_seed(2)
+    assert judged(one, by=DomainLosses())[1] == first
+
+
+def test_defaults():
+    assert Agnostic() == Agnostic(0.1, LocalSGD(), SGD(1.0))

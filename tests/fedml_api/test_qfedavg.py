@@ -93,3 +93,7 @@ def test_clients_at_their_minimum_and_clients_with_nothing():
 def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match=r"QFedAvg.q = -1.0: expected float >= 0"):
         QFedAvg(-1.0)
+
+
+def test_defaults():
+    assert QFedAvg() == QFedAvg(1.0, LocalSGD(), SGD(1.0))
