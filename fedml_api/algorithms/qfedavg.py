@@ -51,8 +51,7 @@ class Fair(Around):
 
 def ratio(folded: Folded) -> ModelState:
     """sum of `change` / sum of `weight` over replies that hold the two; no change if nobody had any."""
-    weight = float(folded.value["weight"])
-    change: ModelState = tree.scale(folded.value["change"], 1 / weight if weight else 0.0)
+    change: ModelState = tree.scale(folded.value["change"], 1 / (float(folded.value["weight"]) or 1.0))
     return change
 
 

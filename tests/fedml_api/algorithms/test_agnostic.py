@@ -6,6 +6,7 @@ import torch
 
 from fedml_api import Experiment, FedAvg, LocalSGD, simulate
 from fedml_api.algorithms import Agnostic
+from fedml_api.algorithms.agnostic import DomainLosses
 from fedml_api.data import FederatedDataset
 from fedml_core import tree
 from fedml_core.errors import ConfigError
@@ -89,10 +90,10 @@ def test_is_fedavg_with_one_domain_and_of_equal_clients_without_ascent():
 
 def test_the_worst_domain_is_better_off_than_with_fedavg():
     """Three clients want 0, one wants 1: FedAvg ends at 1/4, where the worst loss is 9/32; the fair point is 1/2, with 1/8."""
-    a, b, n, local = [[1.0]] * 4, [[0.0]] * 3 + [[1.0]], [1] * 4, LocalSGD(lr=0.1, batch_size=0)
+    a, b, n, local = [[1.0]] * 4, [[0.0]] * 3 + [[1.0]], [1] * 4, LocalSGD(lr=0.3, batch_size=0)
     found = {}
-    for algorithm in (FedAvg(local), Agnostic(0.3, local)):
-        state, _ = judged(quadratic(algorithm, 300, a, b, n))
+    for algorithm in (FedAvg(local), Agnostic(0.5, local)):
+        state, _ = judged(quadratic(algorithm, 60, a, b, n))
         found[type(algorithm)] = state.model.params["w"].item()
     assert found[FedAvg] == pytest.approx(0.25, abs=1e-3)
     assert found[Agnostic] == pytest.approx(0.5, abs=0.02)
@@ -114,6 +115,9 @@ def test_no_domain_is_given_up_for_good():
 
 
 def test_clients_with_nothing():
+    one = quadratic(Agnostic(), 0, A[:2], B[:2], [4, 0])
+    _, losses = judged(one, by=DomainLosses())
+    assert losses == {"q0": {"q0": pytest.approx(0.5 * (1.0 - 3.0) ** 2)}, "q1": {}}
     some, all_there = (
         judged(quadratic(Agnostic(0.5, LOCAL), 3, A[:k], B[:k], [4, 2, 0][:k]))[0].model.params["w"].item() for k in (3, 2)
     )
@@ -125,3 +129,23 @@ def test_clients_with_nothing():
 def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match=r"ascent = -1.0: expected float >= 0"):
         Agnostic(-1.0)
+
+
+class Drawing(Quadratic):
+    """Draws a number for every loss, also when it is evaluated."""
+
+    def loss(self, model, batch):
+        return super().loss(model, batch) + torch.rand(len(batch["a"]))
+
+
+def test_what_clients_draw_is_their_own():
+    one = quadratic(Agnostic(), 0)
+    one.trainer = Drawing()
+    torch.manual_seed(1)
+    _, first = judged(one, by=DomainLosses())
+    torch.manual_seed(2)
+    assert judged(one, by=DomainLosses())[1] == first
+
+
+def test_defaults():
+    assert Agnostic() == Agnostic(0.1, LocalSGD(), SGD(1.0))

@@ -138,3 +138,7 @@ def test_impossible_settings_are_refused():
         APFL(1.5)
     with pytest.raises(ConfigError, match=r"alpha_lr = -1.0"):
         APFL(alpha_lr=-1.0)
+
+
+def test_defaults():
+    assert APFL() == APFL(0.5, 0.1, LocalSGD())

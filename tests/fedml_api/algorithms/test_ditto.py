@@ -101,3 +101,14 @@ def test_clients_that_were_never_asked_use_the_servers_model(per_round):
     _, own = judged(experiment(Ditto(0.3, LOCAL), per_round=per_round))
     _, common = judged(experiment(Ditto(0.3, LOCAL), per_round=per_round), by=FedAvg().judge())
     assert (own["c0"] != common["c0"]) is ("c0" in asked)
+
+
+def test_the_server_gets_to_see_nothing_of_the_models_at_home():
+    one = experiment(Ditto(0.3, LOCAL))
+    with one.engine.open(one.setup()) as session:
+        replies = session.cohort(0, ["c0", "c1"]).map(one.algorithm.at_home, ModelState.of(one.model)).gather()
+    assert [reply.value for reply in replies.values()] == [{}, {}]
+
+
+def test_defaults():
+    assert Ditto() == Ditto(1.0, LocalSGD(), None)

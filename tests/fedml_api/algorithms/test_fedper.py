@@ -84,6 +84,7 @@ class Deep(nn.Module):
 def test_which_part_is_meant():
     model = ModelState.of(Deep())
     assert private_names(model, "last") == {"head.weight", "head.bias"}
+    assert private_names(ModelState.of(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, bias=False))), "last") == {"1.weight"}
     batch = {"stem.1.weight", "stem.1.bias", "stem.1.running_mean", "stem.1.running_var"}
     assert private_names(model, "norm") == batch | {
         "stem.2.weight",

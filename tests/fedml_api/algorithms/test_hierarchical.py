@@ -103,3 +103,7 @@ def test_impossible_settings_are_refused():
         Hierarchical(0)
     with pytest.raises(ConfigError, match="edge_rounds = 0"):
         Hierarchical(edge_rounds=0)
+
+
+def test_defaults():
+    assert Hierarchical() == Hierarchical(2, 2, FedAvg(), SGD(1.0))

@@ -76,6 +76,22 @@ def test_one_cluster_is_the_inner_algorithm():
     assert run(HypCluster(1, FedAvg(local))) == run(FedAvg(local))
 
 
+class Drawing(Quadratic):
+    """Draws a number for every loss, also when it is evaluated."""
+
+    def loss(self, model, batch):
+        return super().loss(model, batch) + torch.rand(len(batch["a"]))
+
+
+def test_what_clients_draw_is_their_own():
+    one = quadratic(HypCluster(), 0)
+    one.trainer = Drawing()
+    torch.manual_seed(1)
+    _, first = judged(one, by=Choose("train"))
+    torch.manual_seed(2)
+    assert judged(one, by=Choose("train"))[1] == first
+
+
 def planted():
     """Eight clients; those with odd numbers call the classes by other names. Everybody is tested on examples of its own."""
     data = blobs(8, 40, uneven=False)
@@ -134,3 +150,7 @@ def test_clients_with_nothing_are_no_beginning_of_a_cluster():
 def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match="clusters = 0"):
         HypCluster(0)
+
+
+def test_defaults():
+    assert HypCluster() == HypCluster(2, FedAvg())

@@ -72,7 +72,7 @@ def test_losses_are_nearer_to_each_other_as_q_grows():
     a, b, n = [[1.0]] * 4, [[0.0]] * 3 + [[1.0]], [1] * 4
     variances = []
     for q in (0.0, 1.0, 5.0):
-        state, clients = judged(quadratic(QFedAvg(q, LocalSGD(lr=0.1, batch_size=0)), 400, a, b, n, 0.3), by=TRAIN)
+        state, clients = judged(quadratic(QFedAvg(q, LocalSGD(lr=0.9, batch_size=0)), 25, a, b, n, 0.3), by=TRAIN)
         odds = (1 / 3) ** (1 / (2 * q + 1))
         assert state.model.params["w"].item() == pytest.approx(odds / (1 + odds), rel=1e-3)
         variances.append(np.var([metrics["loss"] for metrics in clients.values()]))
@@ -93,3 +93,7 @@ def test_clients_at_their_minimum_and_clients_with_nothing():
 def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match=r"QFedAvg.q = -1.0: expected float >= 0"):
         QFedAvg(-1.0)
+
+
+def test_defaults():
+    assert QFedAvg() == QFedAvg(1.0, LocalSGD(), SGD(1.0))
