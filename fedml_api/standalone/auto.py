@@ -57,12 +57,13 @@ def choose(setup: Setup, work: Work, executor: str, block: int | None, processes
     that is resumed chooses the same.
     """
     bytes_of_model = sum(part.nbytes for part in tree.tensors(model_of(work.shared)))
-    steps, rows = _amount(setup, work)
+    inside = work.inside()
+    steps, rows = _amount(setup, inside)
     seconds = steps * PER_STEP + rows * 6 * bytes_of_model / 4 / FLOPS
     if block is None:
         block = max(1, min(LARGEST_BLOCK, STACK_BYTES // max(1, bytes_of_model)))
     if executor == "auto":
-        executor = _suited(setup, work, block) if seconds * setup.rounds > FEW_SECONDS else "sequential"
+        executor = _suited(setup, inside, block) if seconds * setup.rounds > FEW_SECONDS else "sequential"
     if processes is None:
         short = SHORT_STACKED_ROUND if executor == "stacked" else SHORT_ROUND
         processes = _processes(setup, work) if seconds * setup.rounds > FEW_SECONDS and seconds > short else 1
