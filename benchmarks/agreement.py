@@ -22,7 +22,7 @@ from benchmarks import peers
 from benchmarks.simulation import IMAGE, Workload, lognormal, partition
 from fedml_api import Standalone
 from fedml_api.model import TwoNN
-from fedml_core.federation import Algorithm, Evaluate, LocalSGD, Setup, algorithms
+from fedml_core.federation import Adagrad, Adam, Algorithm, Evaluate, LocalSGD, Setup, Yogi, algorithms
 from fedml_core.trainer import ModelState
 
 ROUNDS, RATE, Q = 5, 0.05, 0.7
@@ -30,9 +30,9 @@ LOCAL = LocalSGD(lr=RATE, batch_size=10)
 # Our algorithm and Flower's class with its settings.
 PAIRS = {
     "fedavg": ({}, {"class": "FedAvg"}),
-    "fedadam": ({"lr": 0.03, "tau": 1e-3}, {"class": "FedAdam", "eta": 0.03, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}),
-    "fedyogi": ({"lr": 0.03, "tau": 1e-3}, {"class": "FedYogi", "eta": 0.03, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}),
-    "fedadagrad": ({"lr": 0.03, "tau": 1e-3}, {"class": "FedAdagrad", "eta": 0.03, "tau": 1e-3}),
+    "fedadam": ({"server": Adam(lr=0.03, tau=1e-3)}, {"class": "FedAdam", "eta": 0.03, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}),
+    "fedyogi": ({"server": Yogi(lr=0.03, tau=1e-3)}, {"class": "FedYogi", "eta": 0.03, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}),
+    "fedadagrad": ({"server": Adagrad(lr=0.03, tau=1e-3)}, {"class": "FedAdagrad", "eta": 0.03, "tau": 1e-3}),
     "qfedavg": ({"q": Q}, {"class": "QFedAvg", "client_learning_rate": RATE, "q": Q}),
 }
 

@@ -10,7 +10,19 @@ from msgspec import Meta
 
 from fedml_api.standalone.auto import Choice, choose
 from fedml_api.standalone.executor import Executor, Work, log
-from fedml_core.federation import Aggregator, ClientValues, Cohort, Engine, Folded, Reply, Session, Setup, Task, engines
+from fedml_core.federation import (
+    Aggregator,
+    ClientValues,
+    Cohort,
+    Engine,
+    Folded,
+    LocalUpdate,
+    Reply,
+    Session,
+    Setup,
+    Task,
+    engines,
+)
 from fedml_core.settings import settings
 from fedml_core.tree import Tree
 
@@ -42,25 +54,31 @@ class Standalone(Engine):
 
 
 class StandaloneSession(Session):
-    """Clients' data is a view of the shared columns, their private state stays here. The executor is chosen at the first task."""
+    """Clients' data is a view of the shared columns, their private state stays here.
+
+    An executor is chosen at the first task that trains, and one at the first that does not: a round may well begin by asking for
+    losses, and that must not decide how clients are trained.
+    """
 
     def __init__(self, setup: Setup, choose: Callable[[Work], Choice]) -> None:
         self.setup, self._choose = setup, choose
         self.states: dict[str, Tree] = {}
-        self._executor: Executor | None = None
+        self._executors: dict[bool, Executor] = {}
         self._empty: set[str] = set()
 
     def executor(self, work: Work) -> Executor:
         """What carries this work out."""
-        if self._executor is None:
+        trains = isinstance(work.inside().task, LocalUpdate)
+        if trains not in self._executors:
             choice = self._choose(work)
-            self.how = str(choice)
+            if trains or not self.how:
+                self.how = str(choice)
             log.info("executor: %s", choice)
-            self._executor = choice.start(self.setup)
+            self._executors[trains] = choice.start(self.setup)
         if new := {id for id in work.clients if id not in self._empty and not self.setup.size(id)}:
             self._empty |= new
             log.warning("without training examples, and hence without weight: client %s", ", ".join(sorted(new)))
-        return self._executor
+        return self._executors[trains]
 
     def population(self) -> Sequence[str]:
         return self.setup.data.client_ids
@@ -75,8 +93,8 @@ class StandaloneSession(Session):
         self.states = dict(saved)
 
     def close(self) -> None:
-        if self._executor is not None:
-            self._executor.close()
+        for executor in self._executors.values():
+            executor.close()
 
 
 class StandaloneCohort(Cohort):
