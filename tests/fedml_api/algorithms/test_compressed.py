@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from fedml_api import Experiment, FedAvg, LocalSGD, Standalone, simulate
 from fedml_api.algorithms import Compressed, FedProx
+from fedml_api.algorithms.compressed import CompressedCohort
 from fedml_api.distributed import Loopback
 from fedml_api.run.checkpoint import Checkpoints
 from fedml_api.standalone.auto import choose
@@ -183,6 +185,12 @@ def test_the_choice_of_an_executor_looks_inside(network):
     for task in (LOCAL, Compress(LOCAL), Compress(Look())):
         work = Work(0, task, ModelState.of(network), setup.data.client_ids, {}, {})
         assert choose(setup, work, "auto", None, 1).executor == ("sequential" if task == Compress(Look()) else "stacked")
+
+
+def test_the_algorithm_hears_who_is_missing():
+    cohort = SimpleNamespace(round=2, clients=["a", "b"], population=9, missing=["b"])
+    wrapped = CompressedCohort(cohort, Uniform())
+    assert (wrapped.round, wrapped.clients, wrapped.population, wrapped.missing) == (2, ["a", "b"], 9, ["b"])
 
 
 def test_compressing_twice_is_refused():
