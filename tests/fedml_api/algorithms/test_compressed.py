@@ -187,6 +187,29 @@ def test_the_choice_of_an_executor_looks_inside(network):
         assert choose(setup, work, "auto", None, 1).executor == ("sequential" if task == Compress(Look()) else "stacked")
 
 
+@tasks.register("own_part")
+@settings
+class OwnPart(Task):
+    """Sends what it was sent for itself alone, and its round."""
+
+    def __call__(self, client, shared, own=None):
+        return Reply({"own": own, "round": torch.tensor(float(client.round))}, 1.0, {})
+
+
+def test_every_client_gets_its_own_part_in_the_round_that_is_asked_for(network):
+    setup = Setup(Classifier(), network, blobs(), 0, torch.device("cpu"))
+    with SEQUENTIAL.open(setup) as session:
+        cohort = CompressedCohort(session.cohort(5, ["c0", "c1"]), NoCompression())
+        parts = {"c0": torch.zeros(2), "c1": torch.ones(2)}
+        now = cohort.map(OwnPart(), shared={}, own=parts).gather()
+        then = cohort.only(["c1"], round=3).map(OwnPart(), shared={}).gather()
+    assert {client: (reply.value["own"].tolist(), reply.value["round"].item()) for client, reply in now.items()} == {
+        "c0": ([0, 0], 5),
+        "c1": ([1, 1], 5),
+    }
+    assert {client: reply.value["round"].item() for client, reply in then.items()} == {"c1": 3}
+
+
 def test_the_algorithm_hears_who_is_missing():
     cohort = SimpleNamespace(round=2, clients=["a", "b"], population=9, missing=["b"])
     wrapped = CompressedCohort(cohort, Uniform())
