@@ -39,6 +39,10 @@ class Compressed(Algorithm):
     algorithm: Algorithm
     compressor: Compressor = Uniform()
 
+    def problems(self) -> Iterator[str]:
+        if isinstance(self.algorithm, Compressed):
+            yield "algorithm is compressed already: keep one of the two"
+
     def init(self, model: ModelState) -> Tree:
         return self.algorithm.init(model)
 

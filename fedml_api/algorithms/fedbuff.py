@@ -123,7 +123,7 @@ class FedBuff(Algorithm):
         chosen = rng(self.seed, "begin", cohort.round).permutation(len(idle))[:places]
         begin = [idle[i] for i in sorted(chosen.tolist())]
         if self.durations == "examples":
-            asked = cohort.only(begin).map(CountExamples(), shared=state.model)
+            asked = cohort.only(begin).map(CountExamples(), shared={})
             durations = [(client, reply.weight) for client, reply in asked]
         else:
             durations = [(client, self._drawn(cohort.round, client)) for client in begin]

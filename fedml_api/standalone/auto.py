@@ -74,22 +74,23 @@ def choose(
     The rule looks at the model, the task, the sizes of the clients, the number of rounds and the machine, never at a clock: a run
     that is resumed chooses the same. `free` tells the free memory of a CUDA device.
     """
-    trains = isinstance(work.task, LocalUpdate)
+    inside = work.inside()
+    trains = isinstance(inside.task, LocalUpdate)
     bytes_of_model = sum(part.nbytes for part in tree.tensors(model_of(work.shared) if trains else work.shared))
-    steps, rows, batch = _amount(setup, work)
+    steps, rows, batch = _amount(setup, inside)
     seconds = steps * PER_STEP + rows * 6 * bytes_of_model / 4 / FLOPS
     if block is None:
         block = 1
         if setup.device.type == "cpu":
             block = max(1, min(LARGEST_BLOCK, STACK_BYTES // max(1, bytes_of_model)))
         elif trains and executor in ("auto", "stacked"):
-            fitting = SHARE_OF_MEMORY * free(setup.device) / bytes_of_client(setup, work, batch)
+            fitting = SHARE_OF_MEMORY * free(setup.device) / bytes_of_client(setup, inside, batch)
             # A power of two: a resumed run, which finds a little more or less, should choose the same.
             block = 2 ** int(math.log2(max(1, fitting)))
     if not trains:
         executor = "sequential"
     elif executor == "auto":
-        executor = _suited(setup, work, block) if seconds * setup.rounds > FEW_SECONDS else "sequential"
+        executor = _suited(setup, inside, block) if seconds * setup.rounds > FEW_SECONDS else "sequential"
     if processes is None:
         short = SHORT_STACKED_ROUND if executor == "stacked" else SHORT_ROUND
         processes = _processes(setup, work) if seconds * setup.rounds > FEW_SECONDS and seconds > short else 1

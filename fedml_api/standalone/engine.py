@@ -72,7 +72,7 @@ class StandaloneSession(Session):
 
     def executor(self, work: Work) -> Executor:
         """What carries this work out."""
-        trains = isinstance(work.task, LocalUpdate)
+        trains = isinstance(work.inside().task, LocalUpdate)
         if trains not in self._executors:
             choice = self._choose(work)
             log.info("executor of %s: %s", type(work.task).__name__, choice)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fedml_core.federation import Aggregator, ClientRunner, Reply, Setup, Task
+from fedml_core.federation import Aggregator, ClientRunner, Reply, Setup, Task, Wrapping
 from fedml_core.tree import Tree
 
 log = logging.getLogger("fedml")
@@ -28,6 +28,14 @@ class Work:
     def only(self, clients: Sequence[str]) -> Work:
         """The same for some of the clients."""
         return replace(self, clients=clients)
+
+    def inside(self) -> Work:
+        """What a wrapping task asks of the clients before it looks at their replies; itself if the task wraps none."""
+        task = self.task
+        if not isinstance(task, Wrapping):
+            return self
+        states = {id: task.kept(self.states[id]) for id in self.clients if id in self.states}
+        return replace(self, task=task.task, states=states).inside()
 
 
 class Executor(ABC):

@@ -29,6 +29,7 @@ class Verdicts:
         self._known: dict[str, bool] = {}
 
     def suits(self, work: Work) -> bool:
+        work = work.inside()
         kind = repr(work.task)
         if kind not in self._known:
             reason = reason_against(self.setup, work, self.stacked)

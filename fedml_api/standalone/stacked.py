@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from fedml_api.standalone.executor import Executor, Sequential, States, Work
 from fedml_api.standalone.stackable import Verdicts, apart, expanded, own_of, states_of
 from fedml_core import rng, tree
-from fedml_core.federation import Aggregator, Client, LocalUpdate, Replies, Reply, Setup, Visits, model_of
+from fedml_core.federation import Aggregator, Client, LocalUpdate, Replies, Reply, Setup, Task, Visits, Wrapping, model_of
 from fedml_core.trainer import Batch, Examples, LocalContext, ModelState
 from fedml_core.trainer.traced import TracedStep
 from fedml_core.trainer.transforms import Tensors
@@ -43,12 +44,16 @@ class Stacked(Executor):
         if not self.verdicts.suits(work):
             yield from self.sequential.replies(work)
             return
-        found = {id: reply for replies in self._stacks(work) for id, reply in replies.apart()}
-        yield from ((id, found.pop(id)) for id in work.clients)
+        found = {id: reply for replies in self._stacks(work.inside()) for id, reply in replies.apart()}
+        for id in work.clients:
+            client = self.sequential.run.client(id, work.round, work.states.get(id))
+            yield id, _wrapped(work.task, client, found.pop(id))
 
     def fold(self, work: Work, aggregator: Aggregator) -> tuple[Tree, States]:
         if not self.verdicts.suits(work):
             return self.sequential.fold(work, aggregator)
+        if isinstance(work.task, Wrapping):
+            return super().fold(work, aggregator)
         total, states = aggregator.zero(), {}
         for replies in self._stacks(work):
             total = aggregator.add_stack(total, replies)
@@ -213,3 +218,10 @@ class Feed:
         """Totals and counts of the losses of these clients."""
         real = self.weights[:, first:last] > 0
         return torch.where(real, self.lost[:, first:last], 0.0).sum((0, 2), dtype=torch.float64).cpu(), self.count[first:last]
+
+
+def _wrapped(task: Task, client: Client, reply: Reply) -> Reply:
+    """The reply to `task`, from that to the task in the middle of all wrapping ones."""
+    if not isinstance(task, Wrapping):
+        return reply
+    return task.after(client, _wrapped(task.task, replace(client, state=task.kept(client.state)), reply))

@@ -6,7 +6,19 @@ from dataclasses import replace
 
 from fedml_core import tree
 from fedml_core.compression.compressor import Compressor, NoCompression
-from fedml_core.federation import Aggregator, Client, Folded, LocalUpdate, Mean, Reply, Task, WeightedMean, aggregators, tasks
+from fedml_core.federation import (
+    Aggregator,
+    Client,
+    Folded,
+    LocalUpdate,
+    Mean,
+    Reply,
+    Task,
+    WeightedMean,
+    Wrapping,
+    aggregators,
+    tasks,
+)
 from fedml_core.settings import settings
 from fedml_core.tree import Tree
 
@@ -21,7 +33,7 @@ class Remainder:
 
 @tasks.register("compress")
 @settings
-class Compress(Task):
+class Compress(Wrapping):
     """What `task` replies, compressed.
 
     With a compressor that asks for feedback, what was lost is added to the client's next reply: x is sent as C(x + e), and
@@ -31,9 +43,11 @@ class Compress(Task):
     task: LocalUpdate | Task
     compressor: Compressor = NoCompression()
 
-    def __call__(self, client: Client, shared: Tree, own: Tree = None) -> Reply:
+    def kept(self, state: Tree) -> Tree:
+        return state.task if isinstance(state, Remainder) else state
+
+    def after(self, client: Client, reply: Reply) -> Reply:
         before = client.state if isinstance(client.state, Remainder) else Remainder(client.state, None)
-        reply = self.task(replace(client, state=before.task), shared, own)
         value, state = reply.value, reply.state
         if before.unsent is not None and self.compressor.feedback:
             value = tree.add(value, before.unsent)

@@ -2,7 +2,7 @@
 
 from fedml_core.federation.aggregator import Aggregator, Folded, WeightedMean, aggregators, merge_metrics
 from fedml_core.federation.algorithm import Algorithm, Composed, algorithms
-from fedml_core.federation.client import Client, Mean, Replies, Reply, Task, Workspace, tasks
+from fedml_core.federation.client import Client, Mean, Replies, Reply, Task, Workspace, Wrapping, tasks
 from fedml_core.federation.cohort import ClientValues, Cohort
 from fedml_core.federation.engine import ClientData, Engine, Session, Setup, engines
 from fedml_core.federation.evaluate import Evaluate
@@ -45,6 +45,7 @@ __all__ = [
     "Visits",
     "WeightedMean",
     "Workspace",
+    "Wrapping",
     "Yogi",
     "aggregators",
     "algorithms",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -168,6 +168,26 @@ class Task(ABC):
         if isinstance(start, ModelState) and isinstance(value, ModelState) and _shapes(value) != _shapes(start):
             return "has other parameters than the server's model"
         return None if all(_is_finite(part) for part in tree.tensors(value)) else "holds numbers that are not finite"
+
+
+class Wrapping(Task):
+    """A task that does what its field `task` does, and then something with the reply, `after`.
+
+    The two are apart so that an engine may carry the inner task out in its own way, many clients at once.
+    """
+
+    task: Task
+
+    def __call__(self, client: Client, shared: Tree, own: Tree = None) -> Reply:
+        return self.after(client, self.task(replace(client, state=self.kept(client.state)), shared, own))
+
+    def kept(self, state: Tree) -> Tree:
+        """The private state of `task` in that of a client."""
+        return state
+
+    @abstractmethod
+    def after(self, client: Client, reply: Reply) -> Reply:
+        """The reply, from the one to `task`; `client` is as it was before."""
 
 
 def _is_finite(part: torch.Tensor) -> bool:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,13 +11,17 @@ import torch
 
 from fedml_api import Experiment, FedAvg, LocalSGD, Standalone, simulate
 from fedml_api.algorithms import Compressed, FedProx
+from fedml_api.algorithms.compressed import CompressedCohort
 from fedml_api.distributed import Loopback
 from fedml_api.run.checkpoint import Checkpoints
+from fedml_api.standalone.auto import choose
+from fedml_api.standalone.executor import Work
 from fedml_core import tree
 from fedml_core.communication import codec
 from fedml_core.communication.loopback import LoopbackComManager
-from fedml_core.compression import Compress, Drive, NoCompression, Rotated, TernGrad, TopK, Uniform
+from fedml_core.compression import Compress, Decompressing, Drive, NoCompression, Rotated, TernGrad, TopK, Uniform
 from fedml_core.compression.compress import Remainder
+from fedml_core.errors import ConfigError
 from fedml_core.federation import (
     SGD,
     Algorithm,
@@ -29,6 +34,7 @@ from fedml_core.federation import (
     Setup,
     Task,
     WeightedMean,
+    Wrapping,
     algorithms,
     describe,
     local_updates,
@@ -125,10 +131,94 @@ def test_compression_changes_something_and_the_same_on_all_engines(inner, compre
     reference, history = found.sha256, found.history
     assert reference != run(inner).sha256
     assert history[-1]["test_loss"] < history[0]["test_loss"]
-    for engine in (Loopback(workers=2), Standalone(executor="stacked", processes=1), Standalone(executor="traced", processes=1)):
-        assert run(Compressed(inner, compressor), engine).sha256 == reference
+    assert run(Compressed(inner, compressor), Loopback(workers=2)).sha256 == reference
     one, other = (run(Compressed(inner, compressor), Loopback(workers=n, fold_on_workers=True)).model for n in (1, 3))
     assert tree.norm(tree.sub(one, other)) < 1e-5
+
+
+@tasks.register("doubled")
+@settings
+class Doubled(Wrapping):
+    """A task around another: it doubles the value, and keeps its own count beside what that keeps."""
+
+    task: LocalUpdate | Task
+
+    def kept(self, state):
+        return None if state is None else state["inside"]
+
+    def after(self, client, reply):
+        times = 1 if client.state is None else client.state["times"] + 1
+        return Reply(tree.scale(reply.value, 2.0), reply.weight * times, reply.metrics, {"inside": reply.state, "times": times})
+
+
+@settings
+class Twofold(Algorithm):
+    """FedAvg with a task around a task around a local update, both of which keep something."""
+
+    def init(self, model):
+        return FedAvg().init(model)
+
+    def round(self, state, cohort):
+        task = Compress(Doubled(LOCAL), TopK(fraction=0.3))
+        change = cohort.map(task, shared=state.model).fold(Decompressing(compressor=TopK(fraction=0.3)))
+        return replace(state, model=tree.add(state.model, change.value, alpha=0.5)), change.metrics
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [Compressed(FedAvg(LOCAL), Rotated()), Compressed(FedAvg(LOCAL), TopK()), Twofold()],
+    ids=["rotated", "topk", "twofold"],
+)
+@pytest.mark.parametrize("engine", [Standalone("stacked", 2, 1), Standalone("traced", None, 1)], ids=["stacked", "traced"])
+def test_what_is_compressed_is_trained_in_every_way(caplog, engine, algorithm):
+    """Local updates are stacked and traced as without compression; rounding may bring single coordinates to another level."""
+    with caplog.at_level("WARNING", "fedml"):
+        found = run(algorithm, engine)
+    assert not caplog.records
+    assert tree.norm(tree.sub(found.model, run(algorithm).model)) < 1e-5
+    assert found.history[-1]["train_bits_per_parameter"] < 12
+
+
+def test_the_choice_of_an_executor_looks_inside(network):
+    experiment = Experiment(network, blobs(60), algorithm=Compressed(FedAvg(LOCAL)), rounds=10_000, clients_per_round=60)
+    setup = experiment.setup()
+    for task in (LOCAL, Compress(LOCAL), Compress(Look())):
+        work = Work(0, task, ModelState.of(network), setup.data.client_ids, {}, {})
+        assert choose(setup, work, "auto", None, 1).executor == ("sequential" if task == Compress(Look()) else "stacked")
+
+
+@tasks.register("own_part")
+@settings
+class OwnPart(Task):
+    """Sends what it was sent for itself alone, and its round."""
+
+    def __call__(self, client, shared, own=None):
+        return Reply({"own": own, "round": torch.tensor(float(client.round))}, 1.0, {})
+
+
+def test_every_client_gets_its_own_part_in_the_round_that_is_asked_for(network):
+    setup = Setup(Classifier(), network, blobs(), 0, torch.device("cpu"))
+    with SEQUENTIAL.open(setup) as session:
+        cohort = CompressedCohort(session.cohort(5, ["c0", "c1"]), NoCompression())
+        parts = {"c0": torch.zeros(2), "c1": torch.ones(2)}
+        now = cohort.map(OwnPart(), shared={}, own=parts).gather()
+        then = cohort.only(["c1"], round=3).map(OwnPart(), shared={}).gather()
+    assert {client: (reply.value["own"].tolist(), reply.value["round"].item()) for client, reply in now.items()} == {
+        "c0": ([0, 0], 5),
+        "c1": ([1, 1], 5),
+    }
+    assert {client: reply.value["round"].item() for client, reply in then.items()} == {"c1": 3}
+
+
+def test_the_algorithm_hears_who_is_missing():
+    cohort = SimpleNamespace(round=2, clients=["a", "b"], population=9, missing=["b"])
+    wrapped = CompressedCohort(cohort, Uniform())
+    assert (wrapped.round, wrapped.clients, wrapped.population, wrapped.missing) == (2, ["a", "b"], 9, ["b"])
+
+
+def test_compressing_twice_is_refused():
+    with pytest.raises(ConfigError, match="compressed already"):
+        Compressed(Compressed(FedAvg()))
 
 
 def test_replies_are_decompressed_on_arrival_and_states_reach_the_task():

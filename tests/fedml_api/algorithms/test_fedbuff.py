@@ -13,7 +13,7 @@ from fedml_core.compression import Rotated
 from fedml_core.errors import ConfigError, RoundFailed
 from fedml_core.federation import SGD, Cohort, Setup, WeightedMean, sample_clients
 from fedml_core.rng import rng
-from fedml_core.trainer import ModelState
+from fedml_core.trainer import Exponential, ModelState
 from tests.conftest import blobs
 from tests.quadratics import Quadratic, Vector, quadratics
 
@@ -69,7 +69,7 @@ def oracle(kind, rounds, concurrency, buffer, lr, seed, by):
             stale.append(update - one["update"])
             change += weight / np.sqrt(1 + stale[-1]) * 0.3 * (np.array(MINIMA[k]) - one["model"])
             weights += weight
-        w = w + lr * change / weights
+        w = w + lr * 0.9**update * change / weights
         clock = received[-1]["end"]
         rows.append((np.mean(stale), clock))
     return w, rows
@@ -79,7 +79,7 @@ def oracle(kind, rounds, concurrency, buffer, lr, seed, by):
 @pytest.mark.parametrize(("concurrency", "buffer", "by"), [(5, 2, "examples"), (5, 1, "clients"), (3, 2, "examples")])
 def test_equals_the_simulation_of_events(kind, concurrency, buffer, by):
     local = LocalSGD(lr=0.3, batch_size=0)
-    algorithm = FedBuff(buffer, kind, seed=2, local=local, server=SGD(lr=0.7), aggregator=WeightedMean(by))
+    algorithm = FedBuff(buffer, kind, seed=2, local=local, server=SGD(lr=Exponential(0.7, 0.9)), aggregator=WeightedMean(by))
     found = on_quadratics(algorithm, 9, concurrency)
     w, rows = oracle(kind, 9, concurrency, buffer, 0.7, 2, by)
     np.testing.assert_allclose(found.model.params["w"], w, rtol=1e-5)
