@@ -1,5 +1,7 @@
 # make demo   train 100 clients on real handwritten digits and show the accuracy and the curve
 # make test   all tests      make check   lint and types      make bench   measured ratios      make soak   long checks
+# make mutants  are the tests of the algorithms sharp: how many small changes of their code do they notice
+# make bench-gpu  seconds per round on a CUDA device, one by one, stacked and as CUDA graphs
 # make peers  the environments of FedJAX, pfl-research and Flower, which `make bench` then runs beside ours; see benchmarks/README.md
 # Each creates the environment it needs in .venv. ARGS adds arguments: make demo ARGS="rounds=5", make test ARGS="-k fedavg"
 
@@ -7,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test check bench peers soak clean
+.PHONY: demo test check bench bench-gpu peers mutants soak clean
 
 demo: $(VENV)/ready
 	$(RUN)/fedml run experiments/demo/config.yaml $(ARGS)
@@ -28,12 +30,20 @@ bench: $(VENV)/ready
 	$(RUN)/python -m benchmarks.mqtt $(ARGS)
 	$(RUN)/python -m benchmarks.scaling $(ARGS)
 
+bench-gpu: $(VENV)/ready
+	$(RUN)/python -m benchmarks.gpu $(ARGS)
+
 peers: $(foreach peer,fedjax pfl flower,benchmarks/envs/$(peer)/ready)
 
 benchmarks/envs/%/ready: benchmarks/peers/requirements-%.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --requirement $<
 	touch $@
+
+mutants: $(VENV)/ready
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable ".[mutants]"
+	$(RUN)/mutmut run $(ARGS)
+	$(RUN)/mutmut results
 
 soak: $(VENV)/ready
 	$(RUN)/python -m pytest -q -m soak --timeout=3600 $(ARGS)

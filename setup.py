@@ -12,8 +12,9 @@ extras = {
     "broker": ["amqtt>=0.11"],
     "tensorboard": ["tensorboard>=2.15"],
     "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
+    "mutants": ["mutmut>=3.8"],
 }
-extras["all"] = sorted({package for packages in extras.values() for package in packages})
+extras["all"] = sorted({package for name, packages in extras.items() if name != "mutants" for package in packages})
 
 setup(
     name="fedml",

@@ -15,10 +15,40 @@ import resource
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedml_api.data import FederatedDataset
 
 FEATURES, CLASSES, EXAMPLES = 60, 10, 20
 POPULATION = 100_000
+
+
+def arrays() -> tuple[Tensor, Tensor]:
+    """Features `[rows, features]` and labels `[rows]` of everybody."""
+    import torch
+
+    rows = POPULATION * EXAMPLES
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(0, CLASSES, (rows,), generator=generator)
+    x = torch.randn(rows, FEATURES, generator=generator)
+    x[torch.arange(rows), y] += 2
+    return x, y
+
+
+def population() -> FederatedDataset:
+    """These, dealt out in order to clients with `EXAMPLES` each."""
+    import numpy as np
+
+    from fedml_api.data import FederatedDataset
+    from fedml_core.trainer import Examples
+
+    x, y = arrays()
+    every = np.arange(len(y)).reshape(POPULATION, EXAMPLES)
+    parts = {str(k): every[k] for k in range(POPULATION)}
+    return FederatedDataset(Examples({"x": x, "y": y}), Examples({"x": x[:2000], "y": y[:2000]}), parts, classes=CLASSES)
 
 
 def one(clients: int, rounds: int, processes: int | None) -> None:
@@ -26,23 +56,12 @@ def one(clients: int, rounds: int, processes: int | None) -> None:
     began = time.perf_counter()
     from dataclasses import replace
 
-    import numpy as np
-    import torch
     from torch import nn
 
     from fedml_api import Experiment, FedAvg, LocalSGD, Standalone, simulate
-    from fedml_api.data import FederatedDataset
-    from fedml_core.trainer import Examples
 
     imported = time.perf_counter()
-    rows = POPULATION * EXAMPLES
-    generator = torch.Generator().manual_seed(0)
-    y = torch.randint(0, CLASSES, (rows,), generator=generator)
-    x = torch.randn(rows, FEATURES, generator=generator)
-    x[torch.arange(rows), y] += 2
-    every = np.arange(rows).reshape(POPULATION, EXAMPLES)
-    parts = {str(k): every[k] for k in range(POPULATION)}
-    data = FederatedDataset(Examples({"x": x, "y": y}), Examples({"x": x[:2000], "y": y[:2000]}), parts, classes=CLASSES)
+    data = population()
     wide = nn.Sequential(nn.Linear(FEATURES, 2000), nn.ReLU(), nn.Linear(2000, CLASSES))
     network = wide if processes else nn.Linear(FEATURES, CLASSES)
     model = sum(part.nbytes for part in network.parameters())

@@ -38,7 +38,7 @@ from fedml_core.federation import LocalSGD, Setup
 from fedml_core.trainer import Classifier, Examples, ModelState, ModelTrainer, NextToken
 
 Data = list[tuple[torch.Tensor, torch.Tensor]]
-LR = 0.05
+LR, CPU = 0.05, torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -166,11 +166,13 @@ class Ours:
         engine: Standalone,
         precision: torch.dtype | None = None,
         rounds: int = 1000,
+        device: torch.device = CPU,
     ) -> None:
-        setup = Setup(work.trainer, copy.deepcopy(model), data, 0, torch.device("cpu"), precision=precision, rounds=rounds)
+        module = copy.deepcopy(model).to(device)
+        setup = Setup(work.trainer, module, data.to(device), 0, device, precision=precision, rounds=rounds)
         self.algorithm = FedAvg(local=LocalSGD(lr=LR, batch_size=work.batch))
         self.session, self.clients = stack.enter_context(engine.open(setup)), data.client_ids
-        self.state = self.algorithm.init(ModelState.of(copy.deepcopy(model)))
+        self.state = self.algorithm.init(ModelState.of(copy.deepcopy(module)))
 
     def __call__(self, round: int) -> None:
         torch.set_num_threads(THREADS)

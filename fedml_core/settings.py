@@ -168,7 +168,7 @@ def build(hint: Any, data: Any, path: str, problems: list[str], default: Any = N
                 break
             return _build_choice(_registries[part], data, path, problems, default)
         if _is_object(part) and isinstance(data, dict):
-            return _build_object(part, data, path, problems, default)
+            return _build_object(part, _without_name(part, data), path, problems, default)
     value, fault = _convert(data, hint, strict=False)
     if fault is None:
         return value
@@ -180,6 +180,12 @@ def _knows(hint: Any, data: Any) -> bool:
     """Whether the registry behind this type has the name that is asked for: where a field takes objects of two kinds."""
     name = data.get("name") if isinstance(data, dict) else data
     return hint in _registries and isinstance(name, str) and name in _registries[hint]
+
+
+def _without_name(cls: type, data: dict[str, Any]) -> dict[str, Any]:
+    """`data` without the name that `cls` is registered with: it may be said, as `to_plain` does, where there is no other choice."""
+    names = [registry.name_of(cls) for registry in _registries.values() if cls in registry.values()]
+    return {key: value for key, value in data.items() if key != "name" or value not in names}
 
 
 def _build_choice(registry: Registry[Any], data: str | dict[str, Any], path: str, problems: list[str], default: Any) -> Any:

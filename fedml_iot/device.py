@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fedml_api import algorithms as _algorithms  # noqa: F401 (registers their tasks)
 from fedml_api.distributed.worker import ClientManager
 from fedml_api.model import ModelSpec
 from fedml_core.communication import codec

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedml_api import Examples, FederatedDataset, ModelTrainer
+from fedml_api import Examples, Experiment, FederatedDataset, ModelTrainer, simulate
+from fedml_core.federation import Algorithm
 
 
 class Vector(nn.Module):
@@ -42,3 +43,28 @@ def optimum(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], examples
     """The minimum of sum_k n_k f_k: sum n a b / sum n a, per dimension."""
     curvature, minima, n = torch.tensor(a).double(), torch.tensor(b).double(), torch.tensor(examples).double()[:, None]
     return (n * curvature * minima).sum(0) / (n * curvature).sum(0)
+
+
+def minimise(
+    algorithm: Algorithm,
+    data: FederatedDataset,
+    start: Sequence[float],
+    rounds: int,
+    per_round: int | None = None,
+    seed: int = 0,
+    **settings: object,
+) -> np.ndarray:
+    """Where the algorithm comes to from `start`: float32 `[d]`."""
+    every = per_round or len(data.client_ids)
+    experiment = Experiment(
+        Vector(start),
+        data,
+        Quadratic(),
+        algorithm,
+        rounds=rounds,
+        clients_per_round=every,
+        seed=seed,
+        evaluate_every=rounds,
+        **settings,
+    )
+    return simulate(experiment).model.params["w"].numpy()

@@ -8,10 +8,12 @@ from fedml_core.federation import (
     Aggregator,
     Algorithm,
     Cohort,
+    Evaluate,
     LocalSGD,
     LocalUpdate,
     Mean,
     ServerOptimizer,
+    Task,
     WeightedMean,
     algorithms,
 )
@@ -53,3 +55,6 @@ class FedAvg(Algorithm):
         change = updates.fold(self.aggregator)
         model, optimizer = self.server.step(state.model, change.value, state.optimizer, cohort.round)
         return ServerState(model, optimizer), change.metrics
+
+    def judge(self) -> Task:
+        return Evaluate(of=self.local)

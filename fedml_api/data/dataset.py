@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +45,11 @@ class FederatedDataset:
     ) -> None:
         if not train_parts:
             raise DataError(f"data set '{name}' has no clients")
-        if problems := list(_problems(train, test, train_parts, test_parts or {}, classes)):
+        self._train_parts, self._test_parts = _Rows.of(train_parts), _Rows.of(test_parts or {})
+        if problems := list(_problems(train, test, self._train_parts, self._test_parts, classes)):
             raise DataError("\n".join(f"data set '{name}': {problem}" for problem in problems))
         self.global_train, self.global_test = train, test
         self.classes, self.name = classes, name
-        self._train_parts = {client: torch.as_tensor(rows, dtype=torch.int64) for client, rows in train_parts.items()}
-        self._test_parts = {client: torch.as_tensor(rows, dtype=torch.int64) for client, rows in (test_parts or {}).items()}
         self.client_ids: Sequence[str] = tuple(train_parts)
 
     @classmethod
@@ -84,7 +85,7 @@ class FederatedDataset:
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Number of training examples by client."""
-        return {client: len(rows) for client, rows in self._train_parts.items()}
+        return {client: end - begin for client, (begin, end) in self._train_parts.places.items()}
 
     def label_counts(self) -> np.ndarray:
         """`[clients, classes]`: how many training examples of each class each client holds."""
@@ -111,8 +112,7 @@ class FederatedDataset:
         moved = FederatedDataset.__new__(FederatedDataset)
         moved.__dict__.update(self.__dict__)
         moved.global_train, moved.global_test = self.global_train.to(device), self.global_test.to(device)
-        moved._train_parts = {client: rows.to(device) for client, rows in self._train_parts.items()}
-        moved._test_parts = {client: rows.to(device) for client, rows in self._test_parts.items()}
+        moved._train_parts, moved._test_parts = self._train_parts.to(device), self._test_parts.to(device)
         return moved
 
 
@@ -133,19 +133,42 @@ def _parts(clients: Mapping[str, Batch]) -> dict[str, np.ndarray]:
     return {client: np.arange(ends[k], ends[k + 1]) for k, client in enumerate(clients)}
 
 
-def _problems(
-    train: Examples,
-    test: Examples,
-    train_parts: Mapping[str, np.ndarray],
-    test_parts: Mapping[str, np.ndarray],
-    classes: int | None,
-) -> Iterator[str]:
+@dataclass(frozen=True, eq=False)
+class _Rows(Mapping[str, Tensor]):
+    """Rows by client, int64, all in one tensor: a hundred thousand clients are checked, moved and kept like one."""
+
+    rows: Tensor
+    places: dict[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, parts: Mapping[str, np.ndarray]) -> _Rows:
+        arrays = [np.asarray(rows, dtype=np.int64) for rows in parts.values()]
+        ends = np.cumsum([0, *map(len, arrays)]).tolist()
+        rows = torch.from_numpy(np.concatenate([np.empty(0, dtype=np.int64), *arrays]))
+        return cls(rows, dict(zip(parts, pairwise(ends), strict=True)))
+
+    def __getitem__(self, client: str) -> Tensor:
+        begin, end = self.places[client]
+        return self.rows[begin:end]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def to(self, device: torch.device) -> _Rows:
+        return replace(self, rows=self.rows.to(device))
+
+
+def _problems(train: Examples, test: Examples, train_parts: _Rows, test_parts: _Rows, classes: int | None) -> Iterator[str]:
     for what, examples, parts in (("train", train, train_parts), ("test", test, test_parts)):
         if not isinstance(examples, Examples):
             yield f"{what} must be Examples, not a {type(examples).__name__}: Examples({{'x': ..., 'y': ...}})"
             return
-        for client, rows in parts.items():
-            low, high = (int(np.min(rows)), int(np.max(rows))) if len(rows) else (0, -1)
+        low, high = _range(parts.rows)
+        for client, rows in parts.items() if low < 0 or high >= len(examples) else ():
+            low, high = _range(rows)
             if low < 0 or high >= len(examples):
                 yield f"client '{client}' has {what} rows from {low} to {high}; there are {len(examples)}"
         labels = examples.columns.get("y")
@@ -153,6 +176,11 @@ def _problems(
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= classes:
                 yield f"{what} labels go from {low} to {high}; with {classes} classes they are 0 to {classes - 1}"
+
+
+def _range(rows: Tensor) -> tuple[int, int]:
+    """The smallest and the largest; 0 and -1 if there are none."""
+    return (int(rows.min()), int(rows.max())) if len(rows) else (0, -1)
 
 
 def _update(total: hashlib._Hash, name: str, tensor: Tensor) -> None:

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
-from fedml_core import tree
-from fedml_core.federation import Aggregator, LocalUpdate, Mean, Reply, Task
-from fedml_core.trainer import ModelState
+from fedml_core.federation import Aggregator, Mean, Reply, Task
 from fedml_core.tree import Tree
 
 # Up to here floats count exactly; beyond, the model times the weight of its client might overflow.
@@ -52,8 +48,6 @@ def objection(payload: Any, clients: Sequence[str], task: Task, shared: Tree, ag
     replies = payload["replies"]
     if not isinstance(replies, dict) or set(replies) != set(clients):
         return "its replies are not those of the clients that were asked"
-    start = shared["model"] if isinstance(shared, dict) else shared
-    changes = isinstance(task, LocalUpdate) and task.ends_in_change
     for client, reply in replies.items():
         if not isinstance(reply, Reply) or not isinstance(reply.metrics, dict):
             return f"what client {client} sent is not a reply"
@@ -63,20 +57,6 @@ def objection(payload: Any, clients: Sequence[str], task: Task, shared: Tree, ag
             isinstance(m, Mean) and isinstance(m.total, float) and isinstance(m.count, (int, float)) for m in reply.metrics.values()
         ):
             return f"the metrics of client {client} are not means"
-        if changes and not isinstance(reply.value, ModelState):
-            return f"what client {client} sent is not a change of the model"
-        if isinstance(start, ModelState) and isinstance(reply.value, ModelState) and _shapes(reply.value) != _shapes(start):
-            return f"the model of client {client} has other parameters than the server's"
-        if not all(_is_finite(part) for part in tree.tensors(reply.value)):
-            return f"the reply of client {client} holds numbers that are not finite"
+        if problem := task.objection(reply.value, shared):
+            return f"what client {client} sent {problem}"
     return None
-
-
-def _is_finite(part: Tensor) -> bool:
-    part = part.float() if part.dtype.itemsize == 1 else part  # of the types of one byte not all know infinity
-    # The sum is finite only if every number is, and costs a tenth of looking at each; those of a sound part may still overflow.
-    return bool(part.sum().isfinite()) or bool(part.isfinite().all())
-
-
-def _shapes(model: ModelState) -> Any:
-    return tree.map_tensors(lambda part: str((part.dtype, tuple(part.shape))), {"params": model.params, "buffers": model.buffers})

@@ -242,7 +242,8 @@ class RemoteValues(ClientValues):
         return reply
 
     def _size(self, clients: Sequence[str]) -> int:
-        return sum(self.session.clients[client] for client in clients)
+        # A client that an algorithm asks for may have left since the population was looked at.
+        return sum(self.session.clients.get(client, 0) for client in clients)
 
     @property
     def _places(self) -> int:

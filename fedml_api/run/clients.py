@@ -24,7 +24,7 @@ def judge(algorithm: Algorithm, state: Tree, session: Session, round: int) -> Ta
     Args:
         round: the coming one. Asked for a round that is over, a device would start from the private state before it.
     """
-    verdicts = session.everyone(round).map(algorithm.judge(), shared=algorithm.model(state))
+    verdicts = session.everyone(round).map(algorithm.judge(), shared=algorithm.shown(state))
     return {
         id: {"examples": reply.weight, **{name: mean.value for name, mean in reply.metrics.items()}}
         for id, reply in verdicts

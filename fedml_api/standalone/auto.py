@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fedml_api.standalone.executor import Executor, Sequential, Work
 from fedml_api.standalone.processes import Processes, can_fork
@@ -22,6 +26,8 @@ FEW_SECONDS = 2.0
 SHORT_ROUND, SHORT_STACKED_ROUND = 0.03, 0.2
 PER_STEP = 2e-4
 FLOPS = 3e10
+# Of what a CUDA device has free; the rest is for evaluation, for aggregation, and for what the allocator cannot use.
+SHARE_OF_MEMORY = 0.5
 
 
 @dataclass(frozen=True)
@@ -50,18 +56,39 @@ class Choice:
         return f"{self.executor}{block}{processes}"
 
 
-def choose(setup: Setup, work: Work, executor: str, block: int | None, processes: int | None) -> Choice:
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process could still have on a CUDA device, with those that its allocator keeps for later."""
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def choose(
+    setup: Setup,
+    work: Work,
+    executor: str,
+    block: int | None,
+    processes: int | None,
+    free: Callable[[torch.device], int] = free_memory,
+) -> Choice:
     """What was asked for, and for the rest what suits the model and the amount of work.
 
     The rule looks at the model, the task, the sizes of the clients, the number of rounds and the machine, never at a clock: a run
-    that is resumed chooses the same.
+    that is resumed chooses the same. `free` tells the free memory of a CUDA device.
     """
-    bytes_of_model = sum(part.nbytes for part in tree.tensors(model_of(work.shared)))
-    steps, rows = _amount(setup, work)
+    trains = isinstance(work.task, LocalUpdate)
+    bytes_of_model = sum(part.nbytes for part in tree.tensors(model_of(work.shared) if trains else work.shared))
+    steps, rows, batch = _amount(setup, work)
     seconds = steps * PER_STEP + rows * 6 * bytes_of_model / 4 / FLOPS
     if block is None:
-        block = max(1, min(LARGEST_BLOCK, STACK_BYTES // max(1, bytes_of_model)))
-    if executor == "auto":
+        block = 1
+        if setup.device.type == "cpu":
+            block = max(1, min(LARGEST_BLOCK, STACK_BYTES // max(1, bytes_of_model)))
+        elif trains and executor in ("auto", "stacked"):
+            fitting = SHARE_OF_MEMORY * free(setup.device) / bytes_of_client(setup, work, batch)
+            # A power of two: a resumed run, which finds a little more or less, should choose the same.
+            block = 2 ** int(math.log2(max(1, fitting)))
+    if not trains:
+        executor = "sequential"
+    elif executor == "auto":
         executor = _suited(setup, work, block) if seconds * setup.rounds > FEW_SECONDS else "sequential"
     if processes is None:
         short = SHORT_STACKED_ROUND if executor == "stacked" else SHORT_ROUND
@@ -72,15 +99,13 @@ def choose(setup: Setup, work: Work, executor: str, block: int | None, processes
 
 
 def _suited(setup: Setup, work: Work, block: int) -> str:
-    if not isinstance(work.task, LocalUpdate):
-        return "sequential"
     convolves = any(isinstance(part, nn.modules.conv._ConvNd) for part in setup.module.modules())
     recurs = any(isinstance(part, nn.RNNBase) for part in setup.module.modules())
     if recurs:
         return "sequential"
     if setup.device.type == "cpu" and (convolves or block < 3):
         return "traced"
-    return "stacked" if len(work.clients) > 1 else "traced"
+    return "stacked" if min(block, len(work.clients)) > 1 else "traced"
 
 
 def _processes(setup: Setup, work: Work) -> int:
@@ -98,9 +123,34 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _amount(setup: Setup, work: Work) -> tuple[float, float]:
-    """Expected steps and visited rows of a round, from the first clients of the population."""
+def bytes_of_client(setup: Setup, work: Work, batch: int) -> float:
+    """Memory of a stacked client while it takes a step on `batch` rows, generously.
+
+    Its parameters, their gradients, a state of the optimizer and what is computed from them; and twice, for values and gradients,
+    what the backward pass needs of a batch. That is found by trying it on one example (in evaluation mode, in which batch
+    normalisation takes a single one).
+    """
+    model, rows = 4 * sum(part.nbytes for part in tree.tensors(model_of(work.shared))), 0
+    client = next((id for id in work.clients if setup.size(id)), None)
+    if client is not None and isinstance(work.task, LocalUpdate) and not setup.trainer.imperative:
+        module, one = copy.deepcopy(setup.module).eval(), next(setup.data.train(client).batches(1))
+        own = {part.untyped_storage().data_ptr() for part in (*module.parameters(), *module.buffers())}
+
+        def keep(part: Tensor) -> Tensor:
+            nonlocal rows
+            rows += 0 if part.untyped_storage().data_ptr() in own else part.nbytes
+            return part
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda part: part):
+            setup.trainer.loss(module, one)
+        rows += sum(column.nbytes for column in one.values())
+    return model + 2 * batch * rows
+
+
+def _amount(setup: Setup, work: Work) -> tuple[float, float, int]:
+    """Expected steps and visited rows of a round, and the longest batch, from the first clients of the population."""
     sample = list(setup.data.client_ids[:50]) or list(work.clients[:50])
+    batch = 0
     if isinstance(work.task, LocalUpdate):
         workspace: object = None
         visits = [
@@ -108,7 +158,8 @@ def _amount(setup: Setup, work: Work) -> tuple[float, float]:
             for id in sample
         ]
         steps, rows = sum(len(one.lengths) for one in visits), sum(len(one.order) for one in visits)
+        batch = max((length for one in visits for length in one.lengths), default=0)
     else:
         steps, rows = len(sample), sum(setup.size(id) for id in sample)
     share = len(work.clients) / len(sample)
-    return steps * share, rows * share
+    return steps * share, rows * share, batch

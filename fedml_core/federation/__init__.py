@@ -1,11 +1,12 @@
 """How clients and a server work together, without saying where either of them runs."""
 
-from fedml_core.federation.aggregator import Aggregator, Folded, WeightedMean, aggregators
+from fedml_core.federation.aggregator import Aggregator, Folded, WeightedMean, aggregators, merge_metrics
 from fedml_core.federation.algorithm import Algorithm, Composed, algorithms
 from fedml_core.federation.client import Client, Mean, Replies, Reply, Task, Workspace, tasks
 from fedml_core.federation.cohort import ClientValues, Cohort
 from fedml_core.federation.engine import ClientData, Engine, Session, Setup, engines
 from fedml_core.federation.evaluate import Evaluate
+from fedml_core.federation.full_gradient import FullGradient
 from fedml_core.federation.local_update import Around, LocalSGD, LocalUpdate, Visits, local_updates, model_of
 from fedml_core.federation.runner import ClientRunner
 from fedml_core.federation.sampling import sample_clients
@@ -28,6 +29,7 @@ __all__ = [
     "Engine",
     "Evaluate",
     "Folded",
+    "FullGradient",
     "LocalSGD",
     "LocalUpdate",
     "Mean",
@@ -46,6 +48,7 @@ __all__ = [
     "describe",
     "engines",
     "local_updates",
+    "merge_metrics",
     "model_of",
     "restore",
     "sample_clients",

@@ -91,12 +91,12 @@ class WeightedMean(Aggregator):
         else:
             value = total.value
             tree.add_(value, reply.value, alpha=weight)
-        return Sum(value, total.weight + weight, total.clients + 1, _merge(total.metrics, reply.metrics))
+        return Sum(value, total.weight + weight, total.clients + 1, merge_metrics(total.metrics, reply.metrics))
 
     def add_stack(self, total: Sum, replies: Replies) -> Sum:
         weights = replies.weights if self.by == "examples" else [float(weight > 0) for weight in replies.weights]
         parts = tree.tensors(replies.value)
-        sums = [(part.new_tensor(weights) @ part.flatten(1)).view(part.shape[1:]) for part in parts]
+        sums = [(part.new_tensor(weights) @ part.reshape(len(part), -1)).view(part.shape[1:]) for part in parts]
         value = tree.replace_tensors(replies.value, sums)
         metrics = {name: Mean(float(totals.sum()), float(counts.sum())) for name, (totals, counts) in replies.metrics.items()}
         return self.merge(total, Sum(value, sum(weights), len(weights), metrics))
@@ -107,7 +107,7 @@ class WeightedMean(Aggregator):
         else:
             value = total.value
             tree.add_(value, other.value)
-        metrics = _merge(total.metrics, other.metrics)
+        metrics = merge_metrics(total.metrics, other.metrics)
         return Sum(value, total.weight + other.weight, total.clients + other.clients, metrics)
 
     def finish(self, total: Sum) -> Folded:
@@ -115,7 +115,8 @@ class WeightedMean(Aggregator):
         return Folded(value, total.weight, total.clients, total.metrics)
 
 
-def _merge(a: dict[str, Mean], b: dict[str, Mean]) -> dict[str, Mean]:
+def merge_metrics(a: dict[str, Mean], b: dict[str, Mean]) -> dict[str, Mean]:
+    """The means of both, by name."""
     merged = dict(a)
     for name, mean in b.items():
         merged[name] = merged[name].merge(mean) if name in merged else mean

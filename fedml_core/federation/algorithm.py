@@ -33,8 +33,12 @@ class Algorithm(ABC):
         return model
 
     def judge(self) -> Task:
-        """The task by which every client finds out how good the model is that it uses; its `shared` tree is `model(state)`."""
+        """The task by which every client finds out how good the model is that it uses; its `shared` tree is `shown(state)`."""
         return Evaluate()
+
+    def shown(self, state: Tree) -> Tree:
+        """What clients get to see when they judge: the model, unless there are several."""
+        return self.model(state)
 
 
 class Composed(Algorithm):
@@ -56,6 +60,9 @@ class Composed(Algorithm):
 
     def judge(self) -> Task:
         return self.algorithm.judge()
+
+    def shown(self, state: Tree) -> Tree:
+        return self.algorithm.shown(state)
 
 
 algorithms: Registry[Algorithm] = Registry("algorithm", Algorithm)

@@ -162,5 +162,22 @@ class Task(ABC):
         """The model that a client uses which has this private state, from the server's: the server's, unless the task says else."""
         return model
 
+    def objection(self, value: Tree, shared: Tree) -> str | None:
+        """What is wrong with a reply's `value`, or None: a device may send anything that can be decoded."""
+        start = shared["model"] if isinstance(shared, dict) and "model" in shared else shared
+        if isinstance(start, ModelState) and isinstance(value, ModelState) and _shapes(value) != _shapes(start):
+            return "has other parameters than the server's model"
+        return None if all(_is_finite(part) for part in tree.tensors(value)) else "holds numbers that are not finite"
+
+
+def _is_finite(part: torch.Tensor) -> bool:
+    part = part.float() if part.dtype.itemsize == 1 else part  # of the types of one byte not all know infinity
+    # The sum is finite only if every number is, and costs a tenth of looking at each; those of a sound part may still overflow.
+    return part.is_meta or bool(part.sum().isfinite()) or bool(part.isfinite().all())
+
+
+def _shapes(model: ModelState) -> Tree:
+    return tree.map_tensors(lambda part: str((part.dtype, tuple(part.shape))), {"params": model.params, "buffers": model.buffers})
+
 
 tasks: Registry[Task] = Registry("task", Task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from fedml_core.trainer import (
     ModelState,
     ModelTrainer,
     Momentum,
+    Proximal,
     Rate,
     WeightDecay,
     rate,
@@ -102,6 +103,11 @@ class LocalUpdate(Task):
         """What stays at the client for its next round, or None. It may share memory with the arguments: it is copied."""
         return None
 
+    def objection(self, value: Tree, shared: Tree) -> str | None:
+        if self.ends_in_change and not isinstance(value, ModelState):
+            return "is not a change of the model"
+        return super().objection(value, shared)
+
     @property
     def ends_in_change(self) -> bool:
         """Whether the server gets to see the change of the model, as `end` has it here."""
@@ -119,7 +125,7 @@ class LocalUpdate(Task):
         visits = self.visits(client)
         module = work.load(self.personal(start, state))
         params = tree.tensors(work.view.params)
-        steps = torch.tensor(float(len(visits.lengths)), dtype=torch.float64)
+        steps = torch.tensor(float(len(visits.lengths)), dtype=torch.float64, device=work.device)
         context = LocalContext(tree.tensors(start.params), shared, own, client.round, state, steps)
         carry = self.begin(params, context)
         module.train()
@@ -246,6 +252,24 @@ class LocalSGD(LocalUpdate):
         torch._foreach_add_(params, grads, alpha=-rate(self.lr, context.round))
         return states
 
+    def reach(self, steps: Tensor, round: int) -> Tensor:
+        """How far so many steps get if every gradient is 1, in units of the rate: |a|_1 of Wang et al., NeurIPS 2020, section 3.
+
+        A client ends at w - lr sum_k a_k g_k. Without momentum and proximal terms all a_k are 1, and their sum is the number of
+        steps; what else stands in the chain (clipping, weight decay) counts as part of the gradients g_k. No step counts as one, so
+        that those who took none can be divided by it as well.
+
+        Args:
+            steps: float64 of any shape, as `LocalContext.steps`.
+        """
+        links = tuple(link for link in self.transforms if isinstance(link, (Proximal, Momentum)))
+        linear = LocalSGD(self.lr, momentum=self.momentum, nesterov=self.nesterov, transforms=links)
+        steps = steps.clamp(min=1)
+        if not linear.chain:
+            return steps
+        most = int(steps.max())
+        return _reaches(linear, 1 << most.bit_length(), round).to(steps.device)[steps.long()]
+
     def check(self, trainer: ModelTrainer) -> None:
         if trainer.imperative and self.chain:
             names = ", ".join(type(link).__name__ for link in self.chain)
@@ -253,3 +277,14 @@ class LocalSGD(LocalUpdate):
                 f"{type(trainer).__name__} overrides train(), so the gradients are out of reach of {names}. "
                 "Write loss() instead of train(), or put these terms into your own loop and remove them from LocalSGD."
             )
+
+
+@lru_cache(maxsize=16)
+def _reaches(local: LocalSGD, most: int, round: int) -> Tensor:
+    """`LocalSGD.reach` of 0, 1, ... `most` steps, float64 `[most + 1]`: the same for all clients of a round, hence remembered."""
+    at, context = torch.zeros(1, dtype=torch.float64), LocalContext([torch.zeros(1, dtype=torch.float64)], None, None, round)
+    carry, path = local.begin([at], context), [at.clone()]
+    for _ in range(most):
+        carry = local.step(carry, [at], [-torch.ones_like(at)], context)
+        path.append(at.clone())
+    return torch.cat(path) / rate(local.lr, round)

@@ -16,7 +16,6 @@ There is no bias correction, as in the paper. Buffers (running statistics) are n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -65,78 +64,62 @@ class SGD(ServerOptimizer):
         return ModelState(params, tree.add(model.buffers, change.buffers)), velocity if self.momentum else None
 
 
-@server_optimizers.register("adagrad")
 @settings
-class Adagrad(ServerOptimizer):
-    """FedAdagrad. beta1 is 0 in the paper's experiments."""
+class Adaptive(ServerOptimizer):
+    """One step of Algorithm 2. `second` is the rule of the second moment: all that its three optimizers differ in.
+
+    Args:
+        lr, beta1, tau: as in the equations above.
+    """
 
     lr: Rate = 0.1
-    beta1: Beta = 0.0
+    beta1: Beta = 0.9
     tau: Tau = 1e-3
 
+    @abstractmethod
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        """The next v, from v and D^2."""
+
     def init(self, model: ModelState) -> Tree:
-        return _moments(model, self.tau)
+        second = tree.map_tensors(lambda param: torch.full_like(param, self.tau**2), model.params)
+        return {"first": tree.zeros_like(model.params), "second": second}
 
     def step(self, model: ModelState, change: ModelState, state: Tree, round: int) -> tuple[ModelState, Tree]:
-        return _adaptive(model, change, state, rate(self.lr, round), self.beta1, self.tau, lambda v, square: v + square)
+        lr, beta = rate(self.lr, round), self.beta1
+        m = tree.map_tensors(lambda m, d: beta * m + (1 - beta) * d, state["first"], change.params)
+        v = tree.map_tensors(lambda v, d: self.second(v, d * d), state["second"], change.params)
+        params = tree.map_tensors(lambda x, m, v: x + lr * m / (v.sqrt() + self.tau), model.params, m, v)
+        return ModelState(params, tree.add(model.buffers, change.buffers)), {"first": m, "second": v}
+
+
+@server_optimizers.register("adagrad")
+@settings
+class Adagrad(Adaptive):
+    """FedAdagrad: the second moment is a sum. beta1 is 0 in the paper's experiments."""
+
+    beta1: Beta = 0.0
+
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        return v + square
 
 
 @server_optimizers.register("yogi")
 @settings
-class Yogi(ServerOptimizer):
+class Yogi(Adaptive):
     """FedYogi: the second moment moves towards D^2 by a step that does not grow with their distance."""
 
-    lr: Rate = 0.1
-    beta1: Beta = 0.9
     beta2: Beta = 0.99
-    tau: Tau = 1e-3
 
-    def init(self, model: ModelState) -> Tree:
-        return _moments(model, self.tau)
-
-    def step(self, model: ModelState, change: ModelState, state: Tree, round: int) -> tuple[ModelState, Tree]:
-        def second(v: Tensor, square: Tensor) -> Tensor:
-            return v - (1 - self.beta2) * square * torch.sign(v - square)
-
-        return _adaptive(model, change, state, rate(self.lr, round), self.beta1, self.tau, second)
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        return v - (1 - self.beta2) * square * torch.sign(v - square)
 
 
 @server_optimizers.register("adam")
 @settings
-class Adam(ServerOptimizer):
+class Adam(Adaptive):
     """FedAdam: the second moment is an exponential mean of D^2."""
 
-    lr: Rate = 0.1
-    beta1: Beta = 0.9
     beta2: Beta = 0.99
-    tau: Tau = 1e-3
 
-    def init(self, model: ModelState) -> Tree:
-        return _moments(model, self.tau)
-
-    def step(self, model: ModelState, change: ModelState, state: Tree, round: int) -> tuple[ModelState, Tree]:
-        def second(v: Tensor, square: Tensor) -> Tensor:
-            return self.beta2 * v + (1 - self.beta2) * square
-
-        return _adaptive(model, change, state, rate(self.lr, round), self.beta1, self.tau, second)
-
-
-def _moments(model: ModelState, tau: float) -> Tree:
-    second = tree.map_tensors(lambda param: torch.full_like(param, tau**2), model.params)
-    return {"first": tree.zeros_like(model.params), "second": second}
-
-
-def _adaptive(
-    model: ModelState,
-    change: ModelState,
-    state: Tree,
-    lr: float,
-    beta1: float,
-    tau: float,
-    second: Callable[[Tensor, Tensor], Tensor],
-) -> tuple[ModelState, Tree]:
-    """One step of Algorithm 2; `second` is the rule of the second moment, which is all that the three optimizers differ in."""
-    m = tree.map_tensors(lambda m, d: beta1 * m + (1 - beta1) * d, state["first"], change.params)
-    v = tree.map_tensors(lambda v, d: second(v, d * d), state["second"], change.params)
-    params = tree.map_tensors(lambda x, m, v: x + lr * m / (v.sqrt() + tau), model.params, m, v)
-    return ModelState(params, tree.add(model.buffers, change.buffers)), {"first": m, "second": v}
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        return self.beta2 * v + (1 - self.beta2) * square

@@ -1,8 +1,8 @@
 """Rewriting of a traced training step: straight-line code of tensor operations, made shorter without changing what it computes.
 
-`torch.fx.experimental.proxy_tensor.make_fx` writes down what a computation did, operation by operation. Such a record is longer
-than need be: `vmap` leaves views that change nothing, gradients are written out only to be subtracted, every result gets memory of
-its own. For models whose operations take microseconds this is most of the time.
+`trace` writes down what a computation did, operation by operation. Such a record is longer than need be: `vmap` leaves views that
+change nothing, gradients are written out only to be subtracted, every result gets memory of its own. For models whose operations
+take microseconds this is most of the time.
 """
 
 from __future__ import annotations
@@ -120,8 +120,12 @@ def spell(graph: fx.Graph) -> None:
 
 
 def value(node: Any) -> Any:
-    """The (fake or real) value that was seen at a node when the graph was traced."""
-    return node.meta.get("val", node.meta.get("tensor_meta")) if isinstance(node, fx.Node) else None
+    """What was seen at a node when the graph was traced: a tensor of that shape, type and layout, without content."""
+    return node.meta.get("val") if isinstance(node, fx.Node) else None
+
+
+def _on_cpu(node: fx.Node) -> bool:
+    return bool(node.meta["device"].type == "cpu")
 
 
 def _output(graph: fx.Graph) -> fx.Node:
@@ -266,7 +270,7 @@ def _short_softmax(graph: fx.Graph) -> None:
             continue
         short = seen.dim() and dim % seen.dim() == seen.dim() - 1 and 0 < seen.shape[-1] <= _FEW_CLASSES
         precise = seen.dtype == dtype == value(source).dtype and dtype in (torch.float32, torch.float64)
-        if not short or seen.device.type != "cpu" or not precise:
+        if not short or not _on_cpu(node) or not precise:
             continue
         rows, one = seen.new_empty(seen.shape, device="meta"), seen.new_empty((*seen.shape[:-1], 1), device="meta")
 
@@ -329,12 +333,7 @@ def _cheap_masks(graph: fx.Graph) -> None:
     """Draw dropout masks on the CPU by `keep_with_probability`, in the layout of what they are multiplied with."""
     for node in list(graph.nodes):
         seen = value(node)
-        if (
-            node.target != aten.bernoulli.p
-            or not isinstance(seen, Tensor)
-            or seen.device.type != "cpu"
-            or seen.dtype != torch.float32
-        ):
+        if node.target != aten.bernoulli.p or not isinstance(seen, Tensor) or not _on_cpu(node) or seen.dtype != torch.float32:
             continue
         stride = seen.stride()
         for user in (u for alias in _aliases(node) for u in alias.users if u.target == aten.mul.Tensor):

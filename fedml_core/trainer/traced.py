@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call, vjp, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from fedml_core.errors import TrainerError
 from fedml_core.trainer import graph
 from fedml_core.trainer.examples import Batch
 from fedml_core.trainer.gradients import autocast
 from fedml_core.trainer.model_trainer import ModelTrainer, per_example
+from fedml_core.trainer.replay import Replay, recorder_of
+from fedml_core.trainer.tracing import trace
 
 Tensors = list[Tensor]
 
@@ -26,7 +27,8 @@ class TracedStep:
     for a client by itself the first dimension is absent. Each client's gradients are those of its own weighted loss,
     sum_i weights_i loss_i, as `trainer.gradients` has them.
 
-    What the trainer's Python code decides while it is traced is decided for good. Use `reason_against` first.
+    What the trainer's Python code decides while it is traced is decided for good. Use `reason_against` first. On a CUDA device the
+    step is recorded as a CUDA graph when it is asked for often enough (see `Replay`).
 
     Args:
         trainer, module: what is traced, in the mode it is in; `params`: tensors laid out as those that will be passed.
@@ -75,15 +77,15 @@ class TracedStep:
             return function(list(values[:count]), list(values[count:-1]), values[-1])
 
         try:
-            traced = make_fx(flat)(*params, *batch.values(), weights)
+            traced = trace(flat, *params, *batch.values(), weights)
         except TrainerError:
             raise
         except Exception as error:
             raise TrainerError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
         graph.shorten(traced.graph, [len(names) + i for i, name in enumerate(columns) if name in natural])
-        self._traced, self._count = traced, len(names)
+        self._traced, self._count, self._recorder = traced, len(names), recorder_of(weights.device)
         self._gradients: Callable[..., Any] | None = None
-        self._descend: Callable[..., Tensor] | None = None
+        self._descend: Callable[..., Any] | None = None
 
     @property
     def code(self) -> str:
@@ -93,17 +95,27 @@ class TracedStep:
     def gradients(self, params: Tensors, batch: Batch, weights: Tensor) -> tuple[Tensor, Tensors]:
         """Losses, and the gradients in the order of `params`."""
         if self._gradients is None:
-            self._gradients = self._compiled(lambda graph: None)
+            function = self._compiled(lambda graph: None)
+            self._gradients = Replay(function, self._recorder) if self._recorder else lambda kept, given: function(*kept, *given)
         with torch.no_grad():
-            losses, *grads = self._gradients(*params, *batch.values(), weights)
+            losses, *grads = self._gradients(params, [*batch.values(), weights])
         return losses, grads
 
     def descend(self, params: Tensors, batch: Batch, weights: Tensor, rate: float) -> Tensor:
         """params <- params - rate * gradients, in place; the losses before the step."""
         if self._descend is None:
-            self._descend = self._compiled(lambda fused: graph.descend(fused, self._count))
+            function = self._compiled(lambda fused: graph.descend(fused, self._count))
+            moves: Callable[..., Any] = function
+            if self._recorder:
+                moves = Replay(lambda *values: function(*values, 1.0), self._recorder)
+            self._descend = moves
+        if self._recorder:
+            # A recorded number stays what it was, but the rate may change: gradients are linear in the weights, which are copied.
+            # (The generator's state, made by the first recording, is written by all: in inference mode only some could.)
+            with torch.no_grad():
+                return self._descend(params, [*batch.values(), weights * -rate])  # type: ignore[no-any-return]
         with torch.inference_mode():
-            return self._descend(*params, *batch.values(), weights, -rate)
+            return self._descend(*params, *batch.values(), weights, -rate)  # type: ignore[no-any-return]
 
     def _compiled(self, rewrite: Callable[[fx.Graph], None]) -> Callable[..., Any]:
         """The step, rewritten, as a function."""

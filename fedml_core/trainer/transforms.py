@@ -34,8 +34,8 @@ class LocalContext:
         state: the client's private state, or what `LocalUpdate.fresh` made for its first time.
         steps: how many steps the client takes in this round: float64, a scalar, or `[clients]` when stacked.
         stacked: whether gradients, parameters, states and `own` are those of many clients, along a first dimension that `anchor`
-            and `shared` do not have. Elementwise operations need not care; what looks at a model as a whole uses `norm` and
-            `scale_`.
+            and `shared` do not have. Elementwise operations need not care; what looks at a model as a whole uses `norm`, `dot`
+            and `scale_`.
     """
 
     anchor: Tensors
@@ -48,9 +48,16 @@ class LocalContext:
 
     def norm(self, tensors: Tensors) -> Tensor:
         """Euclidean norm of all tensors taken as one vector: a scalar, or `[clients]` when stacked."""
-        parts = [part.flatten(1).norm(dim=1) for part in tensors] if self.stacked else list(torch._foreach_norm(tensors))
+        rows = [part.reshape(len(part), -1) for part in tensors] if self.stacked else []
+        parts = [part.norm(dim=1) for part in rows] if self.stacked else list(torch._foreach_norm(tensors))
         total: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
         return total
+
+    def dot(self, one: Tensors, other: Tensors) -> Tensor:
+        """The sum over all tensors of the elementwise products, shaped as what `norm` returns."""
+        products = torch._foreach_mul(one, other)
+        parts = [part.reshape(len(part), -1).sum(dim=1) if self.stacked else part.sum() for part in products]
+        return torch.stack(parts).sum(dim=0)
 
     def scale_(self, tensors: Tensors, factor: Tensor) -> None:
         """Multiply all tensors in place by a `factor` shaped as what `norm` returns."""

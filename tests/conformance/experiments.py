@@ -6,19 +6,33 @@ runs all of them on the MPI engine and prints their SHA-256 as JSON.
 """
 
 import json
+from dataclasses import replace
 
 import torch
 
 from fedml_api import Experiment, LocalSGD, simulate
 from fedml_api.distributed import Mpi
+from fedml_core.compression import Rotated
 from fedml_core.federation import Engine, algorithms
 from tests.conftest import blobs
 
 LOCAL = LocalSGD(lr=0.1, batch_size=5, momentum=0.5, clip=2.0)
 ALGORITHMS = {
+    "compressed": lambda: algorithms["compressed"](algorithms["fedavg"](LOCAL), Rotated(levels=16)),
     "fedavg": lambda: algorithms["fedavg"](LOCAL),
+    "fedadagrad": lambda: algorithms["fedadagrad"](LOCAL),
+    "fedadam": lambda: algorithms["fedadam"](LOCAL),
+    "fedavgm": lambda: algorithms["fedavgm"](momentum=0.5, local=LOCAL),
+    "feddyn": lambda: algorithms["feddyn"](alpha=1.0, local=LOCAL),
     "fedgan": lambda: algorithms["fedgan"](interval=4, local=LOCAL),
+    "fednova": lambda: algorithms["fednova"](LOCAL),
+    "fedbuff": lambda: algorithms["fedbuff"](buffer=2, local=LOCAL),
     "fedprox": lambda: algorithms["fedprox"](mu=0.5, local=LOCAL),
+    "fedsgd": lambda: algorithms["fedsgd"](lr=0.5),
+    "fedyogi": lambda: algorithms["fedyogi"](LOCAL),
+    "mime": lambda: algorithms["mime"](local=replace(LOCAL, momentum=0.0, lr=0.3)),
+    "mimelite": lambda: algorithms["mimelite"](local=replace(LOCAL, momentum=0.0, lr=0.3)),
+    "scaffold": lambda: algorithms["scaffold"](LOCAL),
 }
 
 

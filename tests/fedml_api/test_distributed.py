@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from fedml_api import Classifier, Experiment, FedAvg, LocalSGD, Standalone, simulate
 from fedml_api.distributed import Loopback, Mpi
 from fedml_api.distributed.parcel import objection
-from fedml_api.distributed.server import Patience, RemoteSession, ServerManager
+from fedml_api.distributed.server import Patience, RemoteCohort, RemoteSession, ServerManager
 from fedml_api.distributed.worker import ClientManager
 from fedml_core import tree
 from fedml_core.communication.loopback import loopback_network
@@ -199,6 +200,14 @@ def test_a_dead_device_costs_nothing_if_the_others_suffice(stage):
     assert list(stage.server.members) == ["a"]
 
 
+def test_a_client_that_nobody_hosts_any_more_is_missed_like_one_that_is_silent(stage):
+    stage.joins("a", "c0")
+    thread, found = stage.round(["left", "c0"])
+    stage.answer("a", stage.doors["a"].receive(1))
+    thread.join(5)
+    assert list(found) == ["c0"]
+
+
 def test_too_few_replies_make_the_round_fail(stage):
     stage.joins("a", "c0")
     thread, found = stage.round(["c0"])
@@ -364,3 +373,13 @@ def test_no_other_worker_speaks_for_the_server(stage):
     stage.doors[SERVER].send(Message("finish", SERVER, "b", {}))
     assert worker.serve(stage.runner)
     assert stage.doors["a"].receive(0) is None
+
+
+def test_who_is_missing_in_a_part_is_missing_in_the_whole():
+    session = SimpleNamespace(clients={"a": 1, "b": 1, "c": 1})
+    whole = RemoteCohort(session, 0, ["a", "b", "c"])
+    whole.only(["c", "b"]).only(["c"]).miss(["c"])
+    whole.only(["a"]).miss([])
+    assert whole.missing == ["c"]
+    whole.only(["a", "b"]).miss(["a"])
+    assert whole.missing == ["a", "c"]

@@ -24,7 +24,7 @@ from fedml_api.standalone.processes import Processes
 from fedml_api.standalone.stacked import Feed, Stacked
 from fedml_core import tree
 from fedml_core.errors import RunError, TrainerError
-from fedml_core.federation import Aggregator, ClientRunner, Reply, Setup, Task, WeightedMean, tasks
+from fedml_core.federation import Aggregator, ClientRunner, Evaluate, Reply, Setup, Task, WeightedMean, tasks
 from fedml_core.settings import settings
 from fedml_core.trainer import Classifier, Examples, GradientTransform, ModelState, ModelTrainer, Proximal
 from tests.conftest import blobs
@@ -406,3 +406,19 @@ def test_the_choice_is_noted_once_and_a_change_is_told(tmp_path, caplog):
     history = go(SEQUENTIAL, 4, history)
     assert history[-1]["executor"] == "sequential"
     assert "was carried out as 'stacked, blocks of 3' before, and goes on as 'sequential'" in caplog.text
+
+
+def test_a_round_that_begins_with_a_question_still_trains_as_was_chosen(caplog):
+    """What evaluates is carried out one by one, without a word; what trains has the executor that suits training."""
+    experiment = Experiment(network(), blobs(8), engine=EXECUTORS["stacked"])
+    setup = experiment.setup()
+    with experiment.engine.open(setup) as session, caplog.at_level(logging.INFO, "fedml"):
+        cohort, model = session.cohort(0, session.population()), ModelState.of(setup.module)
+        asked = cohort.map(Evaluate(on="train"), {"others": model}, None)
+        assert session.executor(asked.work).__class__ is Sequential
+        trained = cohort.map(LocalSGD(), model)
+        assert session.executor(trained.work).__class__ is Stacked
+        assert session.executor(cohort.map(Evaluate(), model).work).__class__ is Sequential
+        assert session.how == "stacked, blocks of 3"
+        assert trained.fold(WeightedMean()).clients == 8
+    assert "one by one" not in caplog.text

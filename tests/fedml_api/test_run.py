@@ -4,15 +4,17 @@ import json
 import logging
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from fedml_api import Classifier, Experiment, FedAvg, LocalSGD, Observer, simulate
+from fedml_api.data import FederatedDataset
 from fedml_api.run.checkpoint import Checkpoints
 from fedml_core import tree
 from fedml_core.errors import CheckpointError, ConfigError, DivergedError, RunError
 from fedml_core.federation import SGD, Adam, Reply
-from fedml_core.trainer import ModelState
+from fedml_core.trainer import Examples, ModelState
 from tests.conftest import blobs
 
 
@@ -202,8 +204,9 @@ def test_the_result_holds_the_trained_network(dataset, network):
 
 
 def test_a_sampled_client_without_examples_is_no_divergence(network):
-    data = blobs(3)
-    data._train_parts["c1"] = torch.empty(0, dtype=torch.int64)
+    full = blobs(3)
+    parts = {client: full.train(client).index.numpy() for client in full.client_ids} | {"c1": np.empty(0, dtype=np.int64)}
+    data = FederatedDataset(Examples(full.global_train.columns), full.global_test, parts, classes=3)
     history = simulate(experiment(data, network, clients_per_round=1, rounds=12)).history
     assert any("train_loss" not in row for row in history[1:])
     assert any("train_loss" in row for row in history[1:])

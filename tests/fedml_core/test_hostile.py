@@ -33,6 +33,7 @@ from fedml_core.communication import codec, frames, reliable
 from fedml_core.communication.codec import PREFIX, Limits
 from fedml_core.communication.frames import CHUNK, Frame, Kind
 from fedml_core.communication.message import Message
+from fedml_core.compression import Compress, Decompressing, Drive, Rotated, TopK, Uniform
 from fedml_core.errors import CheckpointError, CommunicationError, DataError
 from fedml_core.federation import Aggregator, LocalSGD, Mean, Reply, Task, WeightedMean, describe, restore
 from fedml_core.trainer import Clip, Exponential, ModelState, Proximal
@@ -209,6 +210,23 @@ def the_replies(folder: Path) -> Decoder:
     return Decoder([message(answer) for answer in answers], decode, CommunicationError, seal_message)
 
 
+def the_compressed_replies(folder: Path) -> Decoder:
+    """What a server does with an answer that is compressed."""
+    compressors = [Uniform(levels=3), Rotated(), Drive(), TopK(fraction=0.5)]
+    tasks = [Compress(LocalSGD(), compressor) for compressor in compressors]
+
+    def decode(content: bytes) -> None:
+        payload = codec.decode(content, SMALL).payload
+        for task in tasks:
+            if objection(payload, ["c"], task, model(), None) is None:
+                decompressing = Decompressing(compressor=task.compressor)
+                decompressing.finish(decompressing.add(decompressing.zero(), payload["replies"]["c"]))
+
+    draw = np.random.default_rng(0)
+    answers = [{"replies": {"c": reply(compressor.compress(model(), draw, 0))}} for compressor in compressors]
+    return Decoder([message(answer) for answer in answers], decode, CommunicationError, seal_message)
+
+
 def numpy_file(array: np.ndarray[Any, Any]) -> bytes:
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
@@ -283,6 +301,7 @@ DECODERS: dict[str, Callable[[Path], Decoder]] = {
     "endpoint": the_endpoint,
     "tasks": the_tasks,
     "replies": the_replies,
+    "compressed replies": the_compressed_replies,
     "data folder": the_data_folder,
     "state file": the_state_file,
     "checkpoint": the_checkpoint,

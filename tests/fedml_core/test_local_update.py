@@ -11,8 +11,20 @@ from torch import nn
 
 from fedml_core import tree
 from fedml_core.errors import ConfigError, TrainerError
-from fedml_core.federation import Client, LocalSGD, Workspace
-from fedml_core.trainer import Classifier, Cosine, Examples, Exponential, ModelState, ModelTrainer, Proximal
+from fedml_core.federation import Client, FullGradient, LocalSGD, Workspace
+from fedml_core.trainer import (
+    Adaptive,
+    Classifier,
+    Clip,
+    Cosine,
+    Examples,
+    Exponential,
+    LocalContext,
+    ModelState,
+    ModelTrainer,
+    Momentum,
+    Proximal,
+)
 from fedml_core.trainer.gradients import gradients
 from tests.oracles.fedavg import client_update
 
@@ -187,6 +199,19 @@ def test_a_client_without_examples_weighs_nothing(dataset, network):
     assert tree.norm(reply.value) == 0
 
 
+def test_full_gradient_is_that_of_all_examples_at_the_servers_model(dataset, network):
+    client, start = make_client(network, dataset), tree.clone(ModelState.of(network))
+    batch = client.train.all()
+    loss = F.cross_entropy(network(batch["x"]), batch["y"])
+    reply = FullGradient()(client, start)
+    assert list(reply.value) == list(start.params)
+    for found, wanted in zip(reply.value.values(), torch.autograd.grad(loss, list(network.parameters())), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+    assert (reply.weight, reply.metrics["loss"].value) == (15, pytest.approx(loss.item(), rel=1e-6))
+    with pytest.raises(TrainerError, match="out of reach"):
+        FullGradient()(make_client(network, dataset, OwnLoop()), start)
+
+
 def test_schedules():
     assert [Exponential(0.8, 0.5, every=2)(r) for r in (0, 2, 4)] == pytest.approx([0.8, 0.4, 0.2])
     assert [Cosine(1.0, 10, final=0.2)(r) for r in (0, 5, 10, 15)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
@@ -300,3 +325,48 @@ class Named(Classifier):
 
 def test_a_network_may_be_called_by_keyword(dataset, network):
     assert Named().test(network, dataset.global_test) == pytest.approx(Classifier().test(network, dataset.global_test))
+
+
+def test_reach_is_the_sum_of_the_weights_that_gradients_have_in_the_change():
+    """Wang et al., NeurIPS 2020, section 3: SGD, momentum, proximal. Nesterov's direction is g + rho v."""
+    steps = torch.tensor([0.0, 1.0, 2.0, 7.0], dtype=torch.float64)
+    t, rho, lr, mu = np.array([1.0, 1.0, 2.0, 7.0]), 0.8, 0.5 * 0.9**4, 0.3
+    momentum = (t - rho * (1 - rho**t) / (1 - rho)) / (1 - rho)
+    expected = {
+        LocalSGD(lr=0.1, clip=1.0, weight_decay=0.2): t,
+        LocalSGD(lr=0.1, momentum=rho, weight_decay=0.2): momentum,
+        LocalSGD(lr=0.1, transforms=(Momentum(rho), Clip(1.0))): momentum,
+        LocalSGD(lr=0.1, momentum=rho, nesterov=True): t + rho * momentum,
+        LocalSGD(lr=Exponential(0.5, 0.9), transforms=(Proximal(mu),)): (1 - (1 - lr * mu) ** t) / (lr * mu),
+    }
+    for local, wanted in expected.items():
+        np.testing.assert_allclose(local.reach(steps, 4), wanted, rtol=1e-12)
+    both = LocalSGD(lr=0.5, momentum=rho, transforms=(Proximal(mu),))
+    # v1 = 1; v2 = rho + 1 - lr mu; p = v1 + v2
+    assert both.reach(torch.tensor(2.0), 0).item() == pytest.approx(1 + rho + 1 - 0.5 * mu, rel=1e-12)
+
+
+def test_dot_and_norm_are_per_client_when_stacked():
+    torch.manual_seed(0)
+    one, other = [torch.randn(3, 2, 4), torch.randn(3)], [torch.randn(3, 2, 4), torch.randn(3)]
+    stacked, alone = LocalContext([], None, None, 0, stacked=True), LocalContext([], None, None, 0)
+    for k in range(3):
+        mine, theirs = [part[k] for part in one], [part[k] for part in other]
+        wanted = float(sum((a * b).sum() for a, b in zip(mine, theirs, strict=True)))
+        assert stacked.dot(one, other)[k].item() == pytest.approx(wanted, abs=1e-6)
+        assert alone.dot(mine, theirs).item() == pytest.approx(wanted, abs=1e-6)
+        assert stacked.norm(one)[k].item() ** 2 == pytest.approx(alone.dot(mine, mine).item(), rel=1e-5)
+
+
+def test_adam_as_a_link_is_torchs():
+    torch.manual_seed(0)
+    param = torch.nn.Parameter(torch.randn(4))
+    other = [param.detach().clone()]
+    adam, link = torch.optim.Adam([param], lr=0.1, betas=(0.5, 0.9), eps=1e-3), Adaptive(0.5, 0.9, 1e-3)
+    state, context = link.init(other), LocalContext(other, None, None, 0)
+    for _ in range(5):
+        param.grad = torch.randn(4)
+        direction, state = link.update([param.grad.clone()], state, other, context)
+        torch._foreach_add_(other, direction, alpha=-0.1)
+        adam.step()
+        assert torch.allclose(param, other[0], atol=1e-6)

@@ -59,6 +59,20 @@ def test_plain_data_round_trips():
     assert built(to_plain(drawing)) == (drawing, [])
 
 
+@settings
+class Stamp:
+    box: Box = Box()
+
+
+def test_where_there_is_no_choice_the_name_may_be_said_but_no_other():
+    problems: list[str] = []
+    assert build(Stamp, to_plain(Stamp(Box(7))), "", problems) == Stamp(Box(7))
+    assert problems == []
+    for name in ("circle", ["box"]):
+        build(Stamp, {"box": {"name": name}}, "", problems)
+    assert [problem.partition(":")[0] for problem in problems] == ["box.name", "box.name"]
+
+
 def test_numbers_written_as_yaml_reads_them():
     # PyYAML follows YAML 1.1, in which 1e-3 is a string.
     assert built({"size": "1e-3"}) == (Drawing(size=1e-3), [])
