@@ -51,7 +51,7 @@ TABLE = (
     Row("feddyn", (0.01, 0.1, 0.1), "alpha=0.1"),
     Row("mime", (0.01, 0.1, 0.1)),
     Row("mimelite", (0.01, 0.1, 0.1)),
-    Row("compressed", (0.01, 0.1, 0.1)),
+    Row("compressed", (0.01, 0.1, 0.1), "algorithm.name=fedavg"),
     Row("fedbuff", (0.01, 0.1, 0.1)),
     Row("hierarchical", (0.01, 0.1, 0.1)),
     Row("qfedavg", (0.01, 0.1, 0.1)),
@@ -67,7 +67,7 @@ TABLE = (
 # What shares a panel of the picture. Of the last family it shows how good clients' own models are, of the others the global one.
 PERSONAL = "personalised"
 FAMILIES = {
-    "the server's step": ("fedsgd", "fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"),
+    "the server's step": ("fedavg", "fedsgd", "fedavgm", "fedadagrad", "fedadam", "fedyogi"),
     "against drift": ("fedavg", "fedprox", "fednova", "scaffold", "feddyn", "mime", "mimelite"),
     "compressed, late, in groups, fair": ("fedavg", "compressed", "fedbuff", "hierarchical", "qfedavg", "agnostic"),
     PERSONAL: ("fedavg", "hypcluster", "apfl", "ditto", "fedrep", "fedper", "fedbn"),

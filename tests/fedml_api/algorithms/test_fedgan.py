@@ -121,19 +121,19 @@ def test_learns_what_clients_have_together():
     """Images that are bright on the left, at one client more than at the other: what is generated has their mean, by pixel."""
     torch.manual_seed(0)
     bright = {"ann": torch.tensor([[0.9, 0.1], [0.9, 0.1]]), "bob": torch.tensor([[0.8, 0.1], [0.9, 0.2]])}
-    train = {id: {"x": (image + 0.05 * torch.randn(40, 1, 2, 2)).clamp(0, 1)} for id, image in bright.items()}
-    spec = GAN(noise=4, hidden=16)
-    local = LocalSGD(lr=0.003, batch_size=20, transforms=(Adaptive(beta1=0.5),))
+    train = {id: {"x": (image + 0.1 * torch.randn(40, 1, 2, 2)).clamp(0, 1)} for id, image in bright.items()}
+    spec = GAN(noise=4, hidden=32)
+    local = LocalSGD(lr=0.003, batch_size=40, transforms=(Adaptive(beta1=0.5),))
     network = spec.build((1, 2, 2), None)
     data = FederatedDataset.from_clients(train, {"x": torch.full((4, 1, 2, 2), 0.5)})
-    one = Experiment(network, data, spec.trainer(), FedGAN(5, local), rounds=60, clients_per_round=2, evaluate_every=60)
+    one = Experiment(network, data, spec.trainer(), FedGAN(5, local), rounds=60, clients_per_round=2, threads=1)
     found = simulate(one).network
     with torch.no_grad():
         made = found.generate(torch.randn(500, 4)).mean(0).flatten()
         before = network.generate(torch.randn(500, 4)).mean(0).flatten()
     wanted = torch.tensor([0.85, 0.1, 0.9, 0.15])
-    assert (before - wanted).abs().max() > 0.35
-    assert (made - wanted).abs().max() < 0.2
+    assert (before - wanted).abs().mean() > 0.3
+    assert (made - wanted).abs().mean() < 0.12
 
 
 def test_metrics_of_two_networks_that_know_nothing():
