@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rng.seed_torch(0, "samples")
         with torch.no_grad():
             images = model.generate(torch.randn(len(real), model.noise))  # type: ignore[operator, call-overload]
-        draw(images, path / "samples.png")
+        draw(images[:96], path / "samples.png")
         scores: dict[str, object] = {"run": str(path), **score(images, network, real)}
         scores["training digits"] = score(train.all()["x"][:: len(train) // len(real)], network, real)
         print(json.dumps(scores))
