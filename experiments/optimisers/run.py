@@ -59,9 +59,9 @@ class Job(NamedTuple):
 def overrides(row: Row, problem: Problem, seed: int, quick: bool) -> tuple[str, ...]:
     """What `fedml run PROBLEM.yaml` would be given for this run."""
     fields = {field.name for field in dataclasses.fields(algorithms[row.algorithm])}  # type: ignore[arg-type]
-    local = next((path for name, path in (("local", "local."), ("algorithm", "algorithm.local.")) if name in fields), None)
+    local = next((path for path in ("local", "algorithm.local", "inner.local") if path.partition(".")[0] in fields), None)
     rate = row.lr[PROBLEMS.index(problem)]
-    found = [f"lr={rate}"] if local is None else [f"{local}{setting}" for setting in (f"lr={rate}", *problem.local.split())]
+    found = [f"lr={rate}"] if local is None else [f"{local}.{setting}" for setting in (f"lr={rate}", *problem.local.split())]
     below = [f"algorithm.{setting}" for setting in (*found, *row.more.split())]
     return (f"algorithm.name={row.algorithm}", *below, f"seed={seed}", *(["rounds=6", "clients_per_round=3"] if quick else []))
 

@@ -51,8 +51,8 @@ TABLE = (
     Row("feddyn", (0.01, 0.1, 0.1), "alpha=0.1"),
     Row("mime", (0.01, 0.1, 0.1)),
     Row("mimelite", (0.01, 0.1, 0.1)),
-    Row("compressed", (0.01, 0.1, 0.1), "algorithm.name=fedavg"),
-    Row("fedbuff", (0.01, 0.1, 0.1)),
+    Row("compressed", (0.01, 0.1, 0.1), "algorithm.name=fedavg compressor=drive"),
+    Row("fedbuff", (0.01, 0.1, 0.1), "buffer=5"),
     Row("hierarchical", (0.01, 0.1, 0.1)),
     Row("qfedavg", (0.01, 0.1, 0.1)),
     Row("agnostic", (0.01, 0.1, 0.1)),
@@ -61,7 +61,6 @@ TABLE = (
     Row("ditto", (0.01, 0.1, 0.1)),
     Row("fedrep", (0.01, 0.1, 0.1), "head_epochs=1"),
     Row("fedper", (0.01, 0.1, 0.1)),
-    Row("fedbn", (0.01, 0.1, 0.1)),
 )
 
 # What shares a panel of the picture. Of the last family it shows how good clients' own models are, of the others the global one.
@@ -70,5 +69,5 @@ FAMILIES = {
     "the server's step": ("fedavg", "fedsgd", "fedavgm", "fedadagrad", "fedadam", "fedyogi"),
     "against drift": ("fedavg", "fedprox", "fednova", "scaffold", "feddyn", "mime", "mimelite"),
     "compressed, late, in groups, fair": ("fedavg", "compressed", "fedbuff", "hierarchical", "qfedavg", "agnostic"),
-    PERSONAL: ("fedavg", "hypcluster", "apfl", "ditto", "fedrep", "fedper", "fedbn"),
+    PERSONAL: ("fedavg", "hypcluster", "apfl", "ditto", "fedrep", "fedper"),
 }

@@ -116,23 +116,6 @@ class FederatedDataset:
         return moved
 
 
-def _joined(clients: Mapping[str, Batch], columns: Iterable[str], name: str) -> Batch:
-    """The rows of all clients, one client after the other."""
-    for client, batch in clients.items():
-        rows = {column: len(tensor) for column, tensor in batch.items()}
-        if set(batch) != set(columns) or len(set(rows.values())) != 1:
-            raise DataError(
-                f"data set '{name}': client '{client}' has {rows} rows; needed are {', '.join(columns)}, of equal length"
-            )
-    return {column: torch.cat([batch[column] for batch in clients.values()]) for column in columns}
-
-
-def _parts(clients: Mapping[str, Batch]) -> dict[str, np.ndarray]:
-    """Where the rows of each client lie among those of all."""
-    ends = np.cumsum([0, *(len(next(iter(batch.values()))) for batch in clients.values())])
-    return {client: np.arange(ends[k], ends[k + 1]) for k, client in enumerate(clients)}
-
-
 @dataclass(frozen=True, eq=False)
 class _Rows(Mapping[str, Tensor]):
     """Rows by client, int64, all in one tensor: a hundred thousand clients are checked, moved and kept like one."""
@@ -159,6 +142,23 @@ class _Rows(Mapping[str, Tensor]):
 
     def to(self, device: torch.device) -> _Rows:
         return replace(self, rows=self.rows.to(device))
+
+
+def _joined(clients: Mapping[str, Batch], columns: Iterable[str], name: str) -> Batch:
+    """The rows of all clients, one client after the other."""
+    for client, batch in clients.items():
+        rows = {column: len(tensor) for column, tensor in batch.items()}
+        if set(batch) != set(columns) or len(set(rows.values())) != 1:
+            raise DataError(
+                f"data set '{name}': client '{client}' has {rows} rows; needed are {', '.join(columns)}, of equal length"
+            )
+    return {column: torch.cat([batch[column] for batch in clients.values()]) for column in columns}
+
+
+def _parts(clients: Mapping[str, Batch]) -> dict[str, np.ndarray]:
+    """Where the rows of each client lie among those of all."""
+    ends = np.cumsum([0, *(len(next(iter(batch.values()))) for batch in clients.values())])
+    return {client: np.arange(ends[k], ends[k + 1]) for k, client in enumerate(clients)}
 
 
 def _problems(train: Examples, test: Examples, train_parts: _Rows, test_parts: _Rows, classes: int | None) -> Iterator[str]:

@@ -61,8 +61,8 @@ class Standalone(Engine):
 class StandaloneSession(Session):
     """Clients' data is a view of the shared columns, their private state stays here.
 
-    An executor is chosen at the first task that trains, and one at the first that does not: a round may well begin by asking for
-    losses, and that must not decide how clients are trained.
+    Local updates and other tasks have an executor each, chosen at the first of their kind: what suits the one says nothing about
+    the other, and which of them comes first must not matter.
     """
 
     def __init__(self, setup: Setup, choose: Callable[[Work], Choice], states: StateStore) -> None:
@@ -75,9 +75,9 @@ class StandaloneSession(Session):
         trains = isinstance(work.task, LocalUpdate)
         if trains not in self._executors:
             choice = self._choose(work)
+            log.info("executor of %s: %s", type(work.task).__name__, choice)
             if trains or not self.how:
                 self.how = str(choice)
-            log.info("executor of %s: %s", type(work.task).__name__, choice)
             self._executors[trains] = choice.start(self.setup)
         if new := {id for id in work.clients if id not in self._empty and not self.setup.size(id)}:
             self._empty |= new
@@ -98,7 +98,8 @@ class StandaloneSession(Session):
         self.states.update(saved)
 
     def close(self) -> None:
-        for executor in self._executors.values():
+        # The last first: worker processes that were forked later hold the lines of those before them.
+        for executor in reversed(self._executors.values()):
             executor.close()
         self.states.close()
 

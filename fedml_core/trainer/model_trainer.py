@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedml_core import tree
 from fedml_core.errors import TrainerError
 from fedml_core.trainer.examples import Batch, Examples
 
 Model = Callable[..., Tensor]
+# Rows of an evaluation's first batch, and the most of any; bytes that the widest layer may return, for a CPU's cache and elsewhere.
+FIRST_ROWS, MOST_ROWS = 16, 512
+ROOM, ROOM_OF_A_DEVICE = 8 << 20, 256 << 20
 
 
 class ModelTrainer:
@@ -41,23 +47,37 @@ class ModelTrainer:
         """
         raise NotImplementedError
 
-    def test(self, model: nn.Module, examples: Examples, batch_size: int = 128) -> dict[str, float]:
-        """Mean loss and metrics of `model` over `examples`, in evaluation mode and without gradients."""
+    def test(self, model: nn.Module, examples: Examples, batch_size: int | None = None) -> dict[str, float]:
+        """Mean loss and metrics of `model` over `examples`, in evaluation mode and without gradients.
+
+        Args:
+            batch_size: rows at a time; if not given, as many as suit the cache, judged by what the layers make of the first rows.
+        """
         if not len(examples):
             raise TrainerError("there are no examples to test on: give the data set a test set")
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
+
+        def add(batch: Batch) -> None:
+            once = _Once(model)
+            for name, value in {**self.metrics(once, batch), "loss": self.loss(once, batch)}.items():
+                total = per_example(value, batch, name).double().sum()
+                sums[name] = sums[name] + total if name in sums else total
+
         training = model.training
         model.eval()
         try:
+            # Not inference mode: what a network keeps of a forward pass, such as a table of positions, must be good for training.
             with torch.no_grad():
-                for batch in examples.batches(batch_size):
-                    once = _Once(model)
-                    values = {**self.metrics(once, batch), "loss": self.loss(once, batch)}
-                    for name, value in values.items():
-                        sums[name] = sums.get(name, 0.0) + float(per_example(value, batch, name).double().sum())
+                first = min(batch_size or FIRST_ROWS, len(examples))
+                with _widest(model) as widest:
+                    add(next(examples.batches(first)))
+                size = batch_size or _fitting(max(widest, default=0) / first, next(iter(examples.columns.values())).device)
+                whole, rest = divmod(len(examples) - first, size)
+                for batch in islice(examples.batches([first, *[size] * whole, *[rest] * (rest > 0)]), 1, None):
+                    add(batch)
         finally:
             model.train(training)
-        return {name: total / len(examples) for name, total in sums.items()}
+        return {name: float(total) / len(examples) for name, total in sums.items()}
 
     @property
     def imperative(self) -> bool:
@@ -75,6 +95,28 @@ def per_example(values: Tensor, batch: Batch, name: str = "loss") -> Tensor:
         f"{name} must have one value per example, a tensor of shape [{rows}]; got {got}. "
         "Drop the mean (reduction='none'), and average each example's own terms, if it has several."
     )
+
+
+@contextmanager
+def _widest(model: nn.Module) -> Iterator[list[int]]:
+    """The sizes in bytes of what the layers return meanwhile."""
+    sizes: list[int] = []
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        sizes.extend(part.nbytes for part in tree.tensors(output))
+
+    handles = [layer.register_forward_hook(note) for layer in model.modules()]
+    try:
+        yield sizes
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _fitting(row: float, device: torch.device) -> int:
+    """How many rows to evaluate at a time, when the widest layer makes `row` bytes of each."""
+    room = ROOM if device.type == "cpu" else ROOM_OF_A_DEVICE
+    return int(min(MOST_ROWS, max(FIRST_ROWS, room / max(row, 1))))
 
 
 class _Once:

@@ -61,11 +61,15 @@ class LocalContext:
 
     def scale_(self, tensors: Tensors, factor: Tensor) -> None:
         """Multiply all tensors in place by a `factor` shaped as what `norm` returns."""
-        if not self.stacked:
+        for part in tensors if self.stacked else ():
+            part.mul_(per_client(factor, part))
+        if tensors and not self.stacked:
             torch._foreach_mul_(tensors, factor)
-            return
-        for part in tensors:
-            part.mul_(factor.view(-1, *[1] * (part.dim() - 1)))
+
+
+def per_client(values: Tensor, like: Tensor) -> Tensor:
+    """A number `[]`, or one for each stacked client `[clients]`, with as many dimensions as the client's or all clients' `like`."""
+    return values.view(*values.shape, *[1] * (like.dim() - values.dim()))
 
 
 class GradientTransform(ABC):

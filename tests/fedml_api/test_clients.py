@@ -126,10 +126,10 @@ def test_personal_models_are_judged_with_the_private_state_after_the_round(netwo
 
 
 def test_data_without_local_test_sets_are_refused_before_work(network):
-    data, whole = blobs(), {"c0": np.arange(20), "c1": np.arange(20, 40)}
-    data = FederatedDataset(data.global_train, data.global_test, whole, name="blobs")
+    data = blobs()
+    data = FederatedDataset(data.global_train, data.global_test, {"c0": np.arange(5)}, classes=3, name="blobs")
     with pytest.raises(ConfigError, match="no client of data set 'blobs' has test examples;"):
-        simulate(experiment(network, data=data, evaluate_clients=1))
+        simulate(experiment(network, data=data, clients_per_round=1, evaluate_clients=1))
     with pytest.raises(ConfigError, match="evaluate_clients = -1"):
         simulate(experiment(network, evaluate_clients=-1))
 

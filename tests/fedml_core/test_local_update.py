@@ -314,7 +314,7 @@ class Averaged(Classifier):
 
 
 def test_metrics_that_are_already_averaged_are_refused(dataset, network):
-    with pytest.raises(TrainerError, match=r"accuracy must have one value per example.*\[60\]; got shape \[\]"):
+    with pytest.raises(TrainerError, match=r"accuracy must have one value per example.*\[16\]; got shape \[\]"):
         Averaged().test(network, dataset.global_test)
 
 
