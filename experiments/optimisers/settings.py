@@ -66,7 +66,7 @@ TABLE = (
 # What shares a panel of the picture. Of the last family it shows how good clients' own models are, of the others the global one.
 PERSONAL = "personalised"
 FAMILIES = {
-    "the server's step": ("fedsgd", "fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"),
+    "the server's step": ("fedavg", "fedsgd", "fedavgm", "fedadagrad", "fedadam", "fedyogi"),
     "against drift": ("fedavg", "fedprox", "fednova", "scaffold", "feddyn", "mime", "mimelite"),
     "compressed, late, in groups, fair": ("fedavg", "compressed", "fedbuff", "hierarchical", "qfedavg", "agnostic"),
     PERSONAL: ("fedavg", "hypcluster", "apfl", "ditto", "fedrep", "fedper"),

@@ -11,8 +11,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedml_api.model.model_spec import ModelSpec, Shape, models
-from fedml_core.errors import ConfigError
+from fedml_api.model.model_spec import ModelSpec, Shape, check_shape, models
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch, ModelTrainer
 from fedml_core.trainer.model_trainer import Model
@@ -40,8 +39,7 @@ class GAN(ModelSpec):
         return len(shape) == 3
 
     def build(self, shape: Shape, classes: int | None) -> nn.Module:
-        if not self.fits(shape):
-            raise ConfigError(f"model 'gan' takes {self.takes}, not x of shape {list(shape)}")
+        check_shape(self, shape)
         return Adversaries(shape, self.noise, self.hidden)
 
     def trainer(self) -> ModelTrainer:

@@ -53,7 +53,17 @@ def outputs(spec: ModelSpec, shape: Shape, classes: int | None) -> int:
     name = models.name_of(type(spec))
     if classes is None:
         raise ConfigError(f"model '{name}' is a classifier, and the data set has no classes; choose a data set that has")
+    check_shape(spec, shape)
+    return classes
+
+
+def check_shape(spec: ModelSpec, shape: Shape) -> None:
+    """Before a network is built.
+
+    Raises:
+        ConfigError: it does not fit examples of `shape`.
+    """
     if not spec.fits(shape):
+        name = models.name_of(type(spec))
         fitting = ", ".join(other for other in models if models[other].fits(shape)) or "none"
         raise ConfigError(f"model '{name}' takes {spec.takes}, not x of shape {list(shape)}; models that fit: {fitting}")
-    return classes

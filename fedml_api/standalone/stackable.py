@@ -91,6 +91,8 @@ def _trial(setup: Setup, work: Work, task: LocalUpdate, client: str, stacked: bo
     if any(word in step.code for word in RANDOM):
         module.eval()
         step = TracedStep(trainer, module, params, batch, weights, stacked)
+        if any(word in step.code for word in RANDOM):
+            return "the model draws random numbers in evaluation as well, so that a trace cannot be compared with it"
     _, grads = step.gradients(params, batch, weights)
     for k, (piece, model) in enumerate(zip(alone, models, strict=True)):
         tree.copy_(tree.tensors(workspace.view.params), model)

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedml_api.model import LogisticRegression, McMahanCNN, ReddiCNN, TwoNN, WordLSTM, models
+from fedml_api.model import GAN, LogisticRegression, McMahanCNN, ReddiCNN, TwoNN, WordLSTM, models
 from fedml_core.errors import ConfigError
 
 MNIST = (1, 28, 28)
@@ -21,6 +21,7 @@ def test_models_are_registered():
         (TwoNN(), 10, 199_210),  # McMahan et al., AISTATS 2017, sec. 3
         (McMahanCNN(), 10, 1_663_370),  # the same
         (McMahanCNN(8), 10, 105_194),  # (25 * 8 + 8) + (25 * 8 * 16 + 16) + (784 * 128 + 128) + (128 * 10 + 10)
+        (GAN(), 10, 419_345),  # (64 * 256 + 256) + (256 * 784 + 784) + (784 * 256 + 256) + (256 + 1)
         (ReddiCNN(), 10, 1_199_882),  # (9 * 32 + 32) + (9 * 32 * 64 + 64) + (9216 * 128 + 128) + (128 * 10 + 10)
         (ReddiCNN(), 62, 1_206_590),  # Reddi et al., ICLR 2021, table of app. C: EMNIST
     ],
@@ -64,7 +65,9 @@ def test_networks_compute_what_their_papers_describe(name, shape):
 
 def test_only_reddis_cnn_drops_out():
     rates = {
-        name: [m.p for m in models[name]().build(MNIST, 10) if isinstance(m, nn.Dropout)] for name in models if name != "lstm_words"
+        name: [m.p for m in models[name]().build(MNIST, 10) if isinstance(m, nn.Dropout)]
+        for name in models
+        if name not in ("gan", "lstm_words")
     }
     assert rates == {"2nn": [], "cnn": [0.25, 0.5], "cnn_mcmahan": [], "lr": []}
 
@@ -76,7 +79,8 @@ def test_a_network_fits_exactly_the_shapes_it_says(name, shape):
     if spec.fits(shape):
         words = name == "lstm_words"
         x = torch.zeros(2, *shape, dtype=torch.int64) if words else torch.randn(2, *shape)
-        assert spec.build(shape, 7)(x).shape == ((2, *shape, 7) if words else (2, 7))
+        wanted = {"lstm_words": (2, *shape, 7), "gan": (2, 3)}.get(name, (2, 7))
+        assert spec.build(shape, 7)(x).shape == wanted
         return
     with pytest.raises(ConfigError) as caught:
         spec.build(shape, 7)
@@ -88,16 +92,16 @@ def test_a_network_fits_exactly_the_shapes_it_says(name, shape):
 def test_which_networks_fit_small_inputs():
     fitting = {shape: [name for name in models if models[name].fits(shape)] for shape in SHAPES[3:]}
     assert fitting == {
-        (1, 6, 6): ["2nn", "cnn", "cnn_mcmahan", "lr"],
-        (3, 4, 5): ["2nn", "cnn_mcmahan", "lr"],
-        (2, 3, 40): ["2nn", "lr"],
+        (1, 6, 6): ["2nn", "cnn", "cnn_mcmahan", "gan", "lr"],
+        (3, 4, 5): ["2nn", "cnn_mcmahan", "gan", "lr"],
+        (2, 3, 40): ["2nn", "gan", "lr"],
         (60,): ["2nn", "lr", "lstm_words"],
-        (1, 6, 5): ["2nn", "cnn_mcmahan", "lr"],
+        (1, 6, 5): ["2nn", "cnn_mcmahan", "gan", "lr"],
     }
     assert not any(spec.fits(()) for spec in models.values())
 
 
-@pytest.mark.parametrize("name", models)
+@pytest.mark.parametrize("name", [name for name in models if name != "gan"])
 def test_classifiers_need_classes(name):
     with pytest.raises(ConfigError, match=f"model '{name}' is a classifier, and the data set has no classes"):
         models[name]().build(MNIST, None)

@@ -13,6 +13,7 @@ from fedml_core import tree
 from fedml_core.errors import ConfigError, TrainerError
 from fedml_core.federation import Client, FullGradient, LocalSGD, Workspace
 from fedml_core.trainer import (
+    Adaptive,
     Classifier,
     Clip,
     Cosine,
@@ -355,3 +356,17 @@ def test_dot_and_norm_are_per_client_when_stacked():
         assert stacked.dot(one, other)[k].item() == pytest.approx(wanted, abs=1e-6)
         assert alone.dot(mine, theirs).item() == pytest.approx(wanted, abs=1e-6)
         assert stacked.norm(one)[k].item() ** 2 == pytest.approx(alone.dot(mine, mine).item(), rel=1e-5)
+
+
+def test_adam_as_a_link_is_torchs():
+    torch.manual_seed(0)
+    param = torch.nn.Parameter(torch.randn(4))
+    other = [param.detach().clone()]
+    adam, link = torch.optim.Adam([param], lr=0.1, betas=(0.5, 0.9), eps=1e-3), Adaptive(0.5, 0.9, 1e-3)
+    state, context = link.init(other), LocalContext(other, None, None, 0)
+    for _ in range(5):
+        param.grad = torch.randn(4)
+        direction, state = link.update([param.grad.clone()], state, other, context)
+        torch._foreach_add_(other, direction, alpha=-0.1)
+        adam.step()
+        assert torch.allclose(param, other[0], atol=1e-6)
