@@ -142,6 +142,7 @@ def _train(folder: RunFolder, experiment: Any, format: str) -> int:
     from rich.logging import RichHandler
 
     from fedml_api.data.picture import draw_clients
+    from fedml_api.run.clients import newest_table
     from fedml_api.run.experiment import Observer, simulate
     from fedml_api.run.observers import Attendance, LiveProgress, Metrics, PlainProgress, TensorBoard
     from fedml_api.run.plots import draw_curves
@@ -167,7 +168,7 @@ def _train(folder: RunFolder, experiment: Any, format: str) -> int:
         finally:
             if isinstance(progress, LiveProgress):
                 progress.close()
-        draw_curves({folder.path.name: result.history}, folder.path / "curve.png")
+        draw_curves({folder.path.name: result.history}, folder.path / "curve.png", {folder.path.name: newest_table(folder.path)})
         folder.finish(result)
     return _report(folder, format)
 
@@ -230,18 +231,20 @@ def _run_row(folder: RunFolder) -> dict[str, Any]:
 
 
 def plot_command(options: argparse.Namespace) -> int:
+    from fedml_api.run.clients import newest_table
     from fedml_api.run.folder import RunFolder
     from fedml_api.run.plots import draw_curves
     from fedml_core.errors import RunError
 
     folders = [RunFolder(path) for path in dict.fromkeys(options.runs)]
     names = [folder.path.resolve().name for folder in folders]
-    runs = {name if names.count(name) == 1 else str(folder.path): folder.rows for name, folder in zip(names, folders, strict=True)}
+    named = {name if names.count(name) == 1 else str(folder.path): folder for name, folder in zip(names, folders, strict=True)}
+    runs = {name: folder.rows for name, folder in named.items()}
     if empty := [name for name, rows in runs.items() if not rows]:
         raise RunError(f"nothing to draw yet: {', '.join(empty)} has no metrics; `fedml resume` it first")
     if options.output.suffix != ".png" or not options.output.parent.is_dir():
         raise RunError(f"--output {options.output}: must be a .png file in a folder that exists")
-    draw_curves(runs, options.output)
+    draw_curves(runs, options.output, {name: newest_table(folder.path) for name, folder in named.items()})
     print(json.dumps({"picture": str(options.output)}) if options.format == "json" else f"picture: {options.output}")
     return 0
 

@@ -168,7 +168,7 @@ def build(hint: Any, data: Any, path: str, problems: list[str], default: Any = N
                 break
             return _build_choice(_registries[part], data, path, problems, default)
         if _is_object(part) and isinstance(data, dict):
-            return _build_object(part, _without_name(part, data), path, problems, default)
+            return _build_object(part, data, path, problems, default)
     value, fault = _convert(data, hint, strict=False)
     if fault is None:
         return value
@@ -180,12 +180,6 @@ def _knows(hint: Any, data: Any) -> bool:
     """Whether the registry behind this type has the name that is asked for: where a field takes objects of two kinds."""
     name = data.get("name") if isinstance(data, dict) else data
     return hint in _registries and isinstance(name, str) and name in _registries[hint]
-
-
-def _without_name(cls: type, data: dict[str, Any]) -> dict[str, Any]:
-    """`data` without the name that `cls` is registered with: it may be said, as `to_plain` does, where there is no other choice."""
-    names = [registry.name_of(cls) for registry in _registries.values() if cls in registry.values()]
-    return {key: value for key, value in data.items() if key != "name" or value not in names}
 
 
 def _build_choice(registry: Registry[Any], data: str | dict[str, Any], path: str, problems: list[str], default: Any) -> Any:
@@ -213,6 +207,8 @@ def _build_object(cls: type, data: dict[str, Any], path: str, problems: list[str
         defaults = {name: getattr(default, name) for name in fields}
     values: dict[str, Any] = {}
     for name, item in data.items():
+        if name == "name" and name not in fields and item in registered_names(cls):
+            continue
         if name in fields:
             fallback = defaults[name] if defaults[name] is not dataclasses.MISSING else None
             values[name] = build(fields[name], item, prefix + name, problems, fallback)
@@ -230,12 +226,16 @@ def _build_object(cls: type, data: dict[str, Any], path: str, problems: list[str
         return default
 
 
+def registered_names(cls: type) -> list[str]:
+    """The names that registries have for a class: where only this class will do, its name may be given, and need not."""
+    return [registry.name_of(cls) for registry in _registries.values() if cls in registry.values()]
+
+
 def to_plain(value: Any) -> Any:
     """The inverse of `build`: settings as mappings, lists and scalars, with the `name` of each choice."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        names = (registry.name_of(type(value)) for registry in _registries.values() if type(value) in registry.values())
-        return {"name": name, **plain} if (name := next(names, None)) else plain
+        return {"name": names[0], **plain} if (names := registered_names(type(value))) else plain
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
     return value

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,12 @@ import torch
 from fedml_api import algorithms as _algorithms  # noqa: F401 (registers their tasks)
 from fedml_api.distributed.worker import ClientManager
 from fedml_api.model import ModelSpec
-from fedml_core import tree
 from fedml_core.communication import codec
 from fedml_core.communication.com_manager import ComManager
-from fedml_core.communication.message import Message
 from fedml_core.errors import CommunicationError, ConfigError, Refused
 from fedml_core.federation import ClientRunner, Reply, Setup, Task
+from fedml_core.files import write_atomic
 from fedml_core.settings import build
-from fedml_core.trainer import Classifier
 from fedml_core.tree import Tree
 from fedml_iot.data_folder import DeviceData
 
@@ -105,19 +102,17 @@ def read_state(path: Path) -> Tree:
     content = bytearray(path.read_bytes())
     if hashlib.sha256(content[32:]).digest() != bytes(content[:32]):
         raise CommunicationError(f"{path} is damaged; remove it to start this device's private state afresh")
-    return tree.clone(codec.decode(content[32:]).payload)
+    return codec.decode_tree(content[32:])
 
 
 def write_state(path: Path, state: Tree) -> None:
     """Write a tree, in the codec's format behind its SHA-256, so that a crash leaves the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = b"".join(bytes(part) for part in codec.encode(Message("state", "", "", state)))
-    draft = path.with_suffix(".partial")
-    with draft.open("wb") as file:
-        file.write(hashlib.sha256(content).digest() + content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    parts = codec.encode_tree(state)
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part)
+    write_atomic(path, [total.digest(), *parts])
 
 
 def make_setup(welcome: Any, data: DeviceData) -> Setup:
@@ -134,4 +129,4 @@ def make_setup(welcome: Any, data: DeviceData) -> Setup:
             problems.append("the server's welcome has no recipe with model, shape, classes and seed")
     if problems:
         raise ConfigError([*problems, "the server asks for what this version of fedml does not have: install the server's version"])
-    return Setup(Classifier(), spec.build(tuple(shape), classes), data, seed, torch.device("cpu"), recipe=recipe)
+    return Setup(spec.trainer(), spec.build(tuple(shape), classes), data, seed, torch.device("cpu"), recipe=recipe)

@@ -51,6 +51,9 @@ class Compressed(Algorithm):
     def judge(self) -> Task:
         return Compress(self.algorithm.judge())
 
+    def shown(self, state: Tree) -> Tree:
+        return self.algorithm.shown(state)
+
 
 class CompressedCohort(Cohort):
     """A cohort whose clients send less."""

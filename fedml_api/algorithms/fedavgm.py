@@ -12,7 +12,7 @@ from fedml_core.trainer import Rate
 @algorithms.register("fedavgm")
 @settings
 class FedAvgM(Composed):
-    """FedAvg with momentum at the server. Hsu, Qi and Brown, 2019 (arXiv:1909.06335), section 4.3.
+    """FedAvg with momentum at the server. Hsu, Qi and Brown, 2019 (arXiv:1909.06335).
 
         v <- momentum v + D,  w <- w + lr v
 

@@ -56,13 +56,14 @@ class VarianceReduced(Around):
     """Train as `local` does, along g - g' + c: g' of the same batch at the server's model, c the entry `gradient` of `shared`.
 
     Every batch is visited twice, at the server's model and at the client's. While the former is computed, the carry has the latter.
+    Dropout draws anew for each of the two.
     """
 
     local: LocalSGD
 
     def visits(self, client: Client) -> Visits:
         order, lengths = self.local.visits(client)
-        twice = [part for batch in order.split(lengths) for part in (batch, batch)]
+        twice = [part for batch in torch.split(order, lengths) for part in (batch, batch)]
         return Visits(torch.cat(twice) if twice else order, [length for length in lengths for _ in range(2)])
 
     def begin(self, params: Tensors, context: LocalContext) -> Tree:
@@ -72,7 +73,7 @@ class VarianceReduced(Around):
         if carry["anchor"] is None:
             tree.copy_(params, carry["client"])
             return carry | {"anchor": grads}
-        along = torch._foreach_sub(grads, carry["anchor"])
+        along = list(torch._foreach_sub(grads, carry["anchor"]))
         torch._foreach_add_(along, tree.tensors(context.shared["gradient"]))
         local, client = self.local.step(carry["local"], params, along, context), tree.clone(params)
         for part, start in zip(params, context.anchor, strict=True):

@@ -99,7 +99,8 @@ class Scaffold(Algorithm):
 
     Means are over clients, as printed: only so is c always the mean of all N control variates, those of clients not asked included.
     K is the `reach` of the local steps, which is their number unless there is momentum. In the first round all controls are 0 and
-    it is FedAvg with `aggregator: {by: clients}`. Private state: c_k, as large as the model.
+    it is FedAvg with `aggregator: {by: clients}`. Private state: c_k, as large as the model. The metric `loss` counts the pass of
+    option I as well.
     """
 
     local: LocalSGD = LocalSGD()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -54,25 +54,25 @@ class FederatedDataset:
 
     @classmethod
     def from_clients(
-        cls, train: Mapping[str, Batch], test: Batch, classes: int | None = None, name: str = "data"
+        cls,
+        train: Mapping[str, Batch],
+        test: Batch | Mapping[str, Batch],
+        classes: int | None = None,
+        name: str = "data",
     ) -> FederatedDataset:
         """The federated data set of clients that bring their own tensors.
 
         Args:
-            train: each client's columns, e.g. `{"anna": {"x": ..., "y": ...}}`; `test`: the same columns of the global test set.
+            train: each client's columns, e.g. `{"anna": {"x": ..., "y": ...}}`.
+            test: the same columns of the global test set; or those of clients' own test sets, which together are the global one.
         """
         if not train:
             raise DataError(f"data set '{name}' has no clients")
-        for client, batch in train.items():
-            rows = {column: len(tensor) for column, tensor in batch.items()}
-            if set(batch) != set(test) or len(set(rows.values())) != 1:
-                raise DataError(
-                    f"data set '{name}': client '{client}' has {rows} rows; needed are {', '.join(test)}, of equal length"
-                )
-        columns = {column: torch.cat([batch[column] for batch in train.values()]) for column in test}
-        ends = np.cumsum([0, *(len(next(iter(batch.values()))) for batch in train.values())])
-        parts = {client: np.arange(ends[k], ends[k + 1]) for k, client in enumerate(train)}
-        return cls(Examples(columns), Examples(test), parts, classes=classes, name=name)
+        local = {client: batch for client, batch in test.items() if isinstance(batch, Mapping)}
+        columns = {column: tensor for column, tensor in test.items() if isinstance(tensor, Tensor)}
+        examples = Examples(_joined(train, next(iter(train.values())) if local else columns, name))
+        held_out = Examples(_joined(local, examples.columns, name) if local else columns)
+        return cls(examples, held_out, _parts(train), _parts(local), classes, name)
 
     def train(self, client: str) -> Examples:
         """The client's own training examples."""
@@ -142,6 +142,23 @@ class _Rows(Mapping[str, Tensor]):
 
     def to(self, device: torch.device) -> _Rows:
         return replace(self, rows=self.rows.to(device))
+
+
+def _joined(clients: Mapping[str, Batch], columns: Iterable[str], name: str) -> Batch:
+    """The rows of all clients, one client after the other."""
+    for client, batch in clients.items():
+        rows = {column: len(tensor) for column, tensor in batch.items()}
+        if set(batch) != set(columns) or len(set(rows.values())) != 1:
+            raise DataError(
+                f"data set '{name}': client '{client}' has {rows} rows; needed are {', '.join(columns)}, of equal length"
+            )
+    return {column: torch.cat([batch[column] for batch in clients.values()]) for column in columns}
+
+
+def _parts(clients: Mapping[str, Batch]) -> dict[str, np.ndarray]:
+    """Where the rows of each client lie among those of all."""
+    ends = np.cumsum([0, *(len(next(iter(batch.values()))) for batch in clients.values())])
+    return {client: np.arange(ends[k], ends[k + 1]) for k, client in enumerate(clients)}
 
 
 def _problems(train: Examples, test: Examples, train_parts: _Rows, test_parts: _Rows, classes: int | None) -> Iterator[str]:

@@ -15,7 +15,7 @@ from fedml_api.distributed.server import Patience, RemoteSession, ServerManager
 from fedml_core.communication.com_manager import ComManager
 from fedml_core.communication.message import SERVER
 from fedml_core.errors import ConfigError
-from fedml_core.federation import Engine, Session, Setup, engines, sample_clients
+from fedml_core.federation import Cohort, Engine, Session, Setup, engines, sample_clients
 from fedml_core.settings import settings
 
 log = logging.getLogger("fedml")
@@ -107,6 +107,11 @@ class EdgeSession(RemoteSession):
         asked = min(len(present), math.ceil(count * self.engine.over_selection))
         self.server.patience = Patience(min(count, asked), min(self.engine.minimum, asked), self.engine.deadline)
         return sample_clients(present, asked, seed, round)
+
+    def everyone(self, round: int) -> Cohort:
+        present = self.population()
+        self.server.patience = Patience(minimum=0, deadline=self.engine.deadline)
+        return self.cohort(round, present)
 
 
 def names(introduction: str, of: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -180,10 +180,10 @@ class RemoteSession(Session):
     def cohort(self, round: int, clients: Sequence[str]) -> Cohort:
         return RemoteCohort(self, round, clients)
 
-    def save(self) -> Tree:
-        return self.states
+    def save(self) -> Iterable[tuple[str, Tree]]:
+        return self.states.items()
 
-    def restore(self, saved: Tree) -> None:
+    def restore(self, saved: Iterable[tuple[str, Tree]]) -> None:
         self.states = dict(saved)
 
 

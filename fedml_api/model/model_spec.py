@@ -9,6 +9,7 @@ from torch import nn
 
 from fedml_core.errors import ConfigError
 from fedml_core.settings import Registry
+from fedml_core.trainer import Classifier, ModelTrainer
 
 Shape = tuple[int, ...]
 
@@ -34,6 +35,10 @@ class ModelSpec(ABC):
         Raises:
             ConfigError: the network does not fit the data; the message says which do.
         """
+
+    def trainer(self) -> ModelTrainer:
+        """What the network is there for."""
+        return Classifier()
 
 
 models: Registry[ModelSpec] = Registry("model", ModelSpec)

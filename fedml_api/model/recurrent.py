@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fedml_api.model.model_spec import ModelSpec, Shape, models, outputs
 from fedml_core.settings import settings
+from fedml_core.trainer import ModelTrainer, NextToken
 
 
 @models.register("lstm_words")
@@ -30,6 +31,9 @@ class WordLSTM(ModelSpec):
 
     def build(self, shape: Shape, classes: int | None) -> nn.Module:
         return _WordLSTM(outputs(self, shape, classes), self.embedding, self.hidden)
+
+    def trainer(self) -> ModelTrainer:
+        return NextToken()
 
 
 class _WordLSTM(nn.Module):

@@ -33,7 +33,8 @@ class RunConfig:
     Args:
         name: first part of the run folder's name.
         rounds, clients_per_round, seed, threads, device, precision: as in `Experiment`.
-        evaluate_every: rounds between evaluations; `checkpoint_every`: rounds between checkpoints.
+        evaluate_every: rounds between evaluations; `evaluate_clients`: rounds between evaluations by the clients, 0 for none;
+            `checkpoint_every`: rounds between checkpoints.
         tensorboard: also write event files for TensorBoard into the run folder.
         data_folder: where data sets lie on disk; `runs_folder`: where run folders are made.
     """
@@ -50,6 +51,7 @@ class RunConfig:
     device: str = "cpu"
     precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_every: AtLeastOne = 5
+    evaluate_clients: Annotated[int, Meta(ge=0)] = 0
     checkpoint_every: AtLeastOne = 10
     tensorboard: bool = False
     data_folder: str = "data"
@@ -145,6 +147,7 @@ def prepare(config: RunConfig, problems: list[str]) -> Experiment:
     experiment = Experiment(
         model=module,
         data=data,
+        trainer=config.model.trainer(),
         algorithm=config.algorithm,
         engine=config.engine,
         rounds=config.rounds,
@@ -154,6 +157,7 @@ def prepare(config: RunConfig, problems: list[str]) -> Experiment:
         device=config.device,
         precision=config.precision,
         evaluate_every=config.evaluate_every,
+        evaluate_clients=config.evaluate_clients,
         identity=identity(config),
         recipe={"model": to_plain(config.model), "shape": list(shape), "classes": data.classes, "seed": config.seed},
     )

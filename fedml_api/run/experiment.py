@@ -16,6 +16,7 @@ from torch import nn
 from fedml_api.algorithms import FedAvg
 from fedml_api.data.dataset import FederatedDataset
 from fedml_api.run.checkpoint import Checkpoints
+from fedml_api.run.clients import Table, judge, spread
 from fedml_api.standalone import Standalone
 from fedml_core import rng, tree
 from fedml_core.devices import device_problems
@@ -41,6 +42,8 @@ class Experiment:
         seed: of every draw; `threads`: torch's threads (as they are, if None); `device`: where the tensors live.
         precision: `bfloat16` computes losses and gradients of local training under `torch.autocast`; parameters stay float32.
         evaluate_every: rounds between evaluations on the global test set; the first state and the last are always evaluated.
+        evaluate_clients: rounds between evaluations by every client of the model that it uses, on its own test examples, and after
+            the last; 0: never.
         identity, recipe: see `Setup`.
     """
 
@@ -56,6 +59,7 @@ class Experiment:
     device: str = "cpu"
     precision: str = "float32"
     evaluate_every: int = 1
+    evaluate_clients: int = 0
     identity: str = ""
     recipe: Tree = None
 
@@ -75,13 +79,19 @@ class Experiment:
     def problems(self) -> list[str]:
         """What cannot work, one line each."""
         found = []
-        for name, least in {"rounds": 1, "clients_per_round": 1, "seed": 0, "evaluate_every": 1}.items():
+        for name, least in {"rounds": 1, "clients_per_round": 1, "seed": 0, "evaluate_every": 1, "evaluate_clients": 0}.items():
             if getattr(self, name) < least:
                 found.append(f"{name} = {getattr(self, name)}: must be at least {least}")
         if not self.engine.brings_clients and self.clients_per_round > (clients := len(self.data.client_ids)):
             found.append(
                 f"clients_per_round = {self.clients_per_round}: data set '{self.data.name}' has only {clients} clients; "
                 f"lower clients_per_round to at most {clients}, or spread the data over more clients"
+            )
+        tested = self.engine.brings_clients or any(len(self.data.test(id)) for id in self.data.client_ids)
+        if self.evaluate_clients > 0 and not tested:
+            found.append(
+                f"evaluate_clients = {self.evaluate_clients}: no client of data set '{self.data.name}' has test examples; "
+                "give it test_parts, or leave evaluate_clients at 0"
             )
         if self.precision not in PRECISIONS:
             found.append(f"precision = '{self.precision}': must be one of {', '.join(PRECISIONS)}")
@@ -119,6 +129,9 @@ class Observer:
     def on_start(self, experiment: Experiment, history: Sequence[Row]) -> None:
         """Before the first round; `history` holds the rows of earlier processes when a run goes on."""
 
+    def on_clients(self, round: int, table: Table) -> None:
+        """After an evaluation by the clients, before `on_round`: what each of them found."""
+
     def on_round(self, row: Row) -> None:
         """After each round, before its checkpoint is written."""
 
@@ -148,10 +161,10 @@ def simulate(
     if experiment.threads is not None:
         torch.set_num_threads(experiment.threads)
     setup, algorithm = experiment.setup(), experiment.algorithm
-    judge = Workspace(setup.module)
+    workspace = Workspace(setup.module)
 
     def evaluate(state: Tree) -> Row:
-        model = judge.load(algorithm.model(state))
+        model = workspace.load(algorithm.model(state))
         rng.seed_torch(setup.seed, "evaluate", device=setup.device)
         return {f"test_{name}": value for name, value in setup.trainer.test(model, setup.data.global_test).items()}
 
@@ -178,12 +191,17 @@ def simulate(
             last = round + 1 == experiment.rounds
             if last or (round + 1) % experiment.evaluate_every == 0:
                 row |= evaluate(state)
+            if experiment.evaluate_clients and (last or (round + 1) % experiment.evaluate_clients == 0):
+                table = judge(algorithm, state, session, round + 1)
+                row |= spread(table)
+                for observer in observers:
+                    observer.on_clients(round + 1, table)
             _check(row)
             rows.append(row)
             for observer in observers:
                 observer.on_round(row)
             if checkpoints and (last or (round + 1) % checkpoint_every == 0):
-                checkpoints.save(round + 1, {"of": about, "algorithm": state, "clients": session.save()})
+                checkpoints.save(round + 1, {"of": about, "algorithm": state}, session.save())
     model = algorithm.model(state)
     network = model.load_into(copy.deepcopy(experiment.model).to(setup.device))
     result = Result(model, network, tree.digest(model), rows)
@@ -220,9 +238,9 @@ def _resume(checkpoints: Checkpoints | None, session: Session, initial: Tree, ab
     done, saved = found
     if saved["of"] != about:
         raise RunError(f"the checkpoints are of another experiment ({saved['of']}), not of this ({about}): use another folder")
-    saved = tree.to(saved, device)
-    session.restore(saved["clients"])
-    return done, saved["algorithm"]
+    assert checkpoints is not None
+    session.restore((client, tree.to(own, device)) for client, own in checkpoints.clients(done))
+    return done, tree.to(saved["algorithm"], device)
 
 
 def _train_row(cohort: Cohort, metrics: dict[str, Mean]) -> Row:

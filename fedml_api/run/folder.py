@@ -4,6 +4,7 @@ config.yaml            the effective configuration, defaults written out
 environment.json       versions, processor, threads, and the fingerprint of the data
 clients.png            who holds how much of which class
 metrics.jsonl, .csv    one row per round
+clients/ROUND.csv      what every client found on its own test examples, if `evaluate_clients` asks them
 checkpoints/           the newest states (see checkpoint.py)
 curve.png              loss and accuracy over rounds
 model.safetensors      the final model
@@ -34,8 +35,8 @@ import torch
 from fedml_api.run.checkpoint import Checkpoints
 from fedml_api.run.config import RunConfig, dump_config, read_config
 from fedml_api.run.experiment import Experiment, Result, Row
-from fedml_api.run.files import sync_folder, write_atomic
 from fedml_core.errors import ConfigError, RunError
+from fedml_core.files import sync_folder, write_atomic
 
 log = logging.getLogger("fedml")
 

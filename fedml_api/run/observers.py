@@ -12,38 +12,51 @@ from pathlib import Path
 from typing import IO, Any
 
 from fedml_api.distributed.edge import names
+from fedml_api.run.clients import Table, write_table
 from fedml_api.run.experiment import Experiment, Observer, Result, Row
-from fedml_api.run.files import write_atomic
+from fedml_core.files import write_atomic
 
 log = logging.getLogger("fedml")
 
 
 class Metrics(Observer):
-    """Writes `metrics.jsonl` and `metrics.csv`, a row per round as it ends."""
+    """Writes `metrics.jsonl` and `metrics.csv`, a row per round as it ends, and what the clients found into `clients/`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.columns: list[str] = []
+        self.rows: list[Row] = []
         self.lines: IO[str] | None = None
         self.table: IO[str] | None = None
-        self.earlier: list[Row] = []
 
     def on_start(self, experiment: Experiment, history: Sequence[Row]) -> None:
         write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
         self.lines = (self.folder / "metrics.jsonl").open("a", buffering=1)
-        self.earlier = list(history)
+        self.rows = list(history)
+
+    def on_clients(self, round: int, table: Table) -> None:
+        write_table(self.folder, round, table)
 
     def on_round(self, row: Row) -> None:
         assert self.lines is not None
         self.lines.write(json.dumps(row) + "\n")
-        if self.table is None:
-            names = dict.fromkeys(name for known in (*self.earlier, row) for name in known)
-            self.columns = sorted(names, key=lambda name: (name.startswith("test_"), name != "round"))
-            self.table = (self.folder / "metrics.csv").open("w", buffering=1, newline="")
-            writer = csv.DictWriter(self.table, self.columns, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.earlier)
-        csv.DictWriter(self.table, self.columns, extrasaction="ignore", lineterminator="\n").writerow(row)
+        self.rows.append(row)
+        if self.table is None or not row.keys() <= set(self.columns):
+            self.table = self._new_table()
+        else:
+            csv.DictWriter(self.table, self.columns, lineterminator="\n").writerow(row)
+
+    def _new_table(self) -> IO[str]:
+        """The table of all rows so far, with all their columns."""
+        if self.table is not None:
+            self.table.close()
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        self.columns = sorted(names, key=lambda name: (name.startswith("client_"), name.startswith("test_"), name != "round"))
+        table = (self.folder / "metrics.csv").open("w", buffering=1, newline="")
+        writer = csv.DictWriter(table, self.columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return table
 
     def on_end(self, result: Result) -> None:
         for file in (self.lines, self.table):
@@ -162,4 +175,5 @@ class Clock:
 def shown(row: Row) -> dict[str, str]:
     """The figures of a row that are worth a glance, formatted."""
     names = {"clients": "clients", "train_loss": "loss", "test_loss": "test loss", "test_accuracy": "accuracy"}
+    names |= {"client_accuracy_p10": "10 % of clients below"}
     return {label: f"{row[name]:.4g}" if name != "clients" else str(row[name]) for name, label in names.items() if name in row}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Literal
 
@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from fedml_api.standalone.auto import Choice, choose
 from fedml_api.standalone.executor import Executor, Work, log
+from fedml_api.standalone.state_store import StateStore
 from fedml_core.federation import (
     Aggregator,
     ClientValues,
@@ -38,15 +39,19 @@ class Standalone(Engine):
             model, see docs/performance.md. They differ by rounding.
         block: clients per stack; chosen by the size of the model if not given.
         processes: worker processes, each with one thread; chosen by the amount of work if not given, 1 for none.
+        state_memory: megabytes of memory for the private states of clients, where an algorithm leaves any; what is beyond them lies
+            in a temporary file (in the folder TMPDIR, or /var/tmp).
     """
 
     executor: Literal["auto", "sequential", "traced", "stacked"] = "auto"
     block: Annotated[int, Meta(ge=1)] | None = None
     processes: Annotated[int, Meta(ge=1)] | None = None
+    state_memory: Annotated[int, Meta(ge=0)] = 1024
 
     @contextmanager
     def open(self, setup: Setup) -> Iterator[Session]:
-        session = StandaloneSession(setup, lambda work: choose(setup, work, self.executor, self.block, self.processes))
+        states = StateStore(self.state_memory << 20, setup.device)
+        session = StandaloneSession(setup, lambda work: choose(setup, work, self.executor, self.block, self.processes), states)
         try:
             yield session
         finally:
@@ -56,13 +61,12 @@ class Standalone(Engine):
 class StandaloneSession(Session):
     """Clients' data is a view of the shared columns, their private state stays here.
 
-    An executor is chosen at the first task that trains, and one at the first that does not: a round may well begin by asking for
-    losses, and that must not decide how clients are trained.
+    Local updates and other tasks have an executor each, chosen at the first of their kind: what suits the one says nothing about
+    the other, and which of them comes first must not matter.
     """
 
-    def __init__(self, setup: Setup, choose: Callable[[Work], Choice]) -> None:
-        self.setup, self._choose = setup, choose
-        self.states: dict[str, Tree] = {}
+    def __init__(self, setup: Setup, choose: Callable[[Work], Choice], states: StateStore) -> None:
+        self.setup, self._choose, self.states = setup, choose, states
         self._executors: dict[bool, Executor] = {}
         self._empty: set[str] = set()
 
@@ -71,9 +75,9 @@ class StandaloneSession(Session):
         trains = isinstance(work.task, LocalUpdate)
         if trains not in self._executors:
             choice = self._choose(work)
+            log.info("executor of %s: %s", type(work.task).__name__, choice)
             if trains or not self.how:
                 self.how = str(choice)
-            log.info("executor: %s", choice)
             self._executors[trains] = choice.start(self.setup)
         if new := {id for id in work.clients if id not in self._empty and not self.setup.size(id)}:
             self._empty |= new
@@ -86,15 +90,18 @@ class StandaloneSession(Session):
     def cohort(self, round: int, clients: Sequence[str]) -> Cohort:
         return StandaloneCohort(self, round, clients)
 
-    def save(self) -> Tree:
-        return self.states
+    def save(self) -> Iterable[tuple[str, Tree]]:
+        return self.states.items()
 
-    def restore(self, saved: Tree) -> None:
-        self.states = dict(saved)
+    def restore(self, saved: Iterable[tuple[str, Tree]]) -> None:
+        self.states.clear()
+        self.states.update(saved)
 
     def close(self) -> None:
-        for executor in self._executors.values():
+        # The last first: worker processes that were forked later hold the lines of those before them.
+        for executor in reversed(self._executors.values()):
             executor.close()
+        self.states.close()
 
 
 class StandaloneCohort(Cohort):

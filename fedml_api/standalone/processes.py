@@ -14,21 +14,21 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from fedml_api.standalone.executor import Executor, States, Work
 from fedml_core import errors, tree
-from fedml_core.communication.codec import Limits, decode, encode, size
-from fedml_core.communication.message import SERVER, Message
+from fedml_core.communication.codec import UNLIMITED, decode_tree, encode_tree, size
 from fedml_core.errors import FedMLError, RunError
 from fedml_core.federation import Aggregator, Reply, Setup, Task, describe, restore
 from fedml_core.trainer import ModelState
 from fedml_core.tree import Tree
 
 _WORD = struct.Struct("<Q")
-_TRUSTED = Limits(total=1 << 40, header=1 << 40, depth=1000, tensors=1 << 40, elements=1 << 40)
+# Clients whose replies and private states a worker and this process hold at a time, where they are wanted one by one.
+FEW = 16
 
 
 def can_fork() -> bool:
@@ -53,13 +53,16 @@ class Processes(Executor):
         self._down = Memory(room)
         self.workers: list[Worker] = []
         for number in range(count):
-            self.workers.append(Worker(number, start, self._down, Memory(room), self.workers))
+            self.workers.append(Worker(number, start, self._down, Memory(room)))
 
     def replies(self, work: Work) -> Iterator[tuple[str, Reply]]:
-        found: dict[str, Reply] = {}
-        for answer in self._ask(work, None):
-            found |= tree.clone(answer["replies"])
-        yield from ((id, found.pop(id)) for id in work.clients)
+        together = FEW * len(self.workers)
+        for first in range(0, len(work.clients), together):
+            part = work.only(work.clients[first : first + together])
+            found: dict[str, Reply] = {}
+            for answer in self._ask(part, None):
+                found |= tree.clone(answer["replies"])
+            yield from ((id, found.pop(id)) for id in part.clients)
 
     def fold(self, work: Work, aggregator: Aggregator) -> tuple[Tree, States]:
         total, states = aggregator.zero(), {}
@@ -115,7 +118,7 @@ class Memory:
 
     def write(self, payload: Tree) -> int:
         """Put a tree there; its length in bytes."""
-        parts = encode(Message("work", SERVER, SERVER, payload))
+        parts = encode_tree(payload)
         if (length := size(parts)) > len(self.map):
             raise RunError(f"a round sends {length} bytes to worker processes, which share {len(self.map)}: use engine.processes=1")
         end = 0
@@ -126,23 +129,29 @@ class Memory:
 
     def read(self, length: int) -> Any:
         """What was written last, in place: valid until the next write."""
-        return decode(memoryview(self.map)[:length], _TRUSTED).payload
+        return decode_tree(memoryview(self.map)[:length], UNLIMITED)
 
 
 class Worker:
-    """A forked process, and this side's end of the line to it."""
+    """A forked process, and this side's end of the line to it.
 
-    def __init__(self, number: int, start: Callable[[], Executor], down: Memory, up: Memory, others: list[Worker]) -> None:
+    A fork has copies of the ends to all workers before it, whoever's they are, and closes them: a worker ends when its line does.
+    """
+
+    _lines: ClassVar[set[socket.socket]] = set()
+
+    def __init__(self, number: int, start: Callable[[], Executor], down: Memory, up: Memory) -> None:
         self.number, self.up = number, up
         self.line, theirs = socket.socketpair()
+        self._lines.add(self.line)
         with warnings.catch_warnings():
             # Python warns of forking where there are threads; the child uses none of theirs, and takes no lock they could hold.
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
             try:
-                for other in (*others, self):
-                    other.line.close()
+                for line in self._lines:
+                    line.close()
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 _serve(theirs, number, start, down, up)
             finally:
@@ -150,7 +159,7 @@ class Worker:
         theirs.close()
 
     def ask(self, common: int, part: Tree) -> None:
-        message = b"".join(encode(Message("work", SERVER, SERVER, part)))
+        message = b"".join(encode_tree(part))
         try:
             self.line.sendall(_WORD.pack(common) + _WORD.pack(len(message)) + message)
         except OSError:
@@ -169,12 +178,16 @@ class Worker:
         return answer
 
     def close(self) -> None:
-        self.line.close()
+        self._hang_up()
         if self.pid:
             os.waitpid(self.pid, 0)
 
-    def _dead(self) -> RunError:
+    def _hang_up(self) -> None:
         self.line.close()
+        self._lines.discard(self.line)
+
+    def _dead(self) -> RunError:
+        self._hang_up()
         _, status = os.waitpid(self.pid, 0)
         self.pid = 0
         why = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit code {os.waitstatus_to_exitcode(status)}"
@@ -207,7 +220,7 @@ def _serve(line: socket.socket, number: int, start: Callable[[], Executor], down
             return
         _spread(number)
         try:
-            answer = _carry_out(executor, down.read(common), decode(message, _TRUSTED).payload)
+            answer = _carry_out(executor, down.read(common), decode_tree(message, UNLIMITED))
         except FedMLError as error:
             answer = {"error": type(error).__name__, "text": str(error)}
         except Exception:

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedml_api.standalone.executor import Work, log
 from fedml_core import tree
 from fedml_core.errors import TrainerError
-from fedml_core.federation import ClientRunner, LocalUpdate, Setup, model_of
+from fedml_core.federation import ClientRunner, Evaluate, LocalUpdate, Setup, model_of
 from fedml_core.trainer import LocalContext, ModelState
 from fedml_core.trainer.traced import TracedStep
 from fedml_core.trainer.transforms import Tensors
@@ -33,7 +33,7 @@ class Verdicts:
         if kind not in self._known:
             reason = reason_against(self.setup, work, self.stacked)
             self._known[kind] = reason is None
-            if reason:
+            if reason and not isinstance(work.task, Evaluate):
                 so = "clients are not stacked but carried out one by one" if self.stacked else "training steps are not traced"
                 log.warning("%s: %s", so, reason)
         return self._known[kind]
@@ -149,8 +149,9 @@ def own_of(work: Work, clients: list[str]) -> tree.Tree:
 
 def states_of(work: Work, task: LocalUpdate, clients: list[str]) -> tree.Tree:
     """The private states of these clients stacked, fresh ones where they have none; None if clients keep nothing."""
-    fresh = task.fresh(model_of(work.shared)) if any(work.states.get(id) is None for id in clients) else None
-    states = [fresh if (state := work.states.get(id)) is None else state for id in clients]
+    states = [work.states.get(id) for id in clients]
+    fresh = task.fresh(model_of(work.shared)) if any(state is None for state in states) else None
+    states = [fresh if state is None else state for state in states]
     return None if states[0] is None else tree.map_tensors(lambda *tensors: torch.stack(tensors), *states)
 
 

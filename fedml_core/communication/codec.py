@@ -33,6 +33,7 @@ from torch import Tensor
 from fedml_core import tree
 from fedml_core.communication.message import Message
 from fedml_core.errors import CommunicationError
+from fedml_core.tree import Tree
 
 if sys.byteorder != "little":
     raise ImportError("fedml_core.communication needs a little-endian machine: tensors travel as they lie in memory")
@@ -91,6 +92,10 @@ class Limits:
         """
         if value > getattr(self, what):
             raise CommunicationError(f"message refused: {what} {value} is more than Limits.{what} = {getattr(self, what)}")
+
+
+# For what this program wrote itself, where nobody else could change it.
+UNLIMITED = Limits(total=1 << 40, header=1 << 40, values=1 << 40, depth=1000, tensors=1 << 40, elements=1 << 40)
 
 
 class _Header(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -169,6 +174,20 @@ def encode(message: Message) -> list[Buffer]:
 def size(parts: Iterable[Buffer]) -> int:
     """Bytes of an encoded message."""
     return sum(map(len, parts))
+
+
+def encode_tree(content: Tree) -> list[Buffer]:
+    """A tree as bytes, where no message is needed: for files, and for memory that processes share."""
+    return encode(Message("tree", "", "", content))
+
+
+def decode_tree(buffer: Buffer, limits: Limits = Limits()) -> Tree:
+    """The tree that `encode_tree` encoded; its tensors lie as those of `decode`.
+
+    Raises:
+        CommunicationError: the bytes are no tree, or one beyond `limits`.
+    """
+    return decode(buffer, limits).payload
 
 
 def decode(buffer: Buffer, limits: Limits = Limits()) -> Message:

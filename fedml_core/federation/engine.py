@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
@@ -77,12 +77,16 @@ class Session(ABC):
     def cohort(self, round: int, clients: Sequence[str]) -> Cohort:
         """The cohort of these clients in this round."""
 
-    @abstractmethod
-    def save(self) -> Tree:
-        """The private states of clients that live with this engine, for a checkpoint."""
+    def everyone(self, round: int) -> Cohort:
+        """The cohort of all clients that could take part now; that some of them do not reply is no failure."""
+        return self.cohort(round, self.population())
 
     @abstractmethod
-    def restore(self, saved: Tree) -> None:
+    def save(self) -> Iterable[tuple[str, Tree]]:
+        """The private states of clients that live with this engine, for a checkpoint: one after the other, as they may be large."""
+
+    @abstractmethod
+    def restore(self, saved: Iterable[tuple[str, Tree]]) -> None:
         """Put back what `save` returned."""
 
 

@@ -5,6 +5,7 @@ from fedml_core.trainer.model_state import ModelState
 from fedml_core.trainer.model_trainer import Classifier, Model, ModelTrainer, NextToken
 from fedml_core.trainer.schedule import Cosine, Exponential, Rate, Schedule, rate, schedules
 from fedml_core.trainer.transforms import (
+    Adaptive,
     Clip,
     GradientTransform,
     LocalContext,
@@ -15,6 +16,7 @@ from fedml_core.trainer.transforms import (
 )
 
 __all__ = [
+    "Adaptive",
     "Batch",
     "Classifier",
     "Clip",

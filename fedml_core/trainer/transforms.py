@@ -61,11 +61,15 @@ class LocalContext:
 
     def scale_(self, tensors: Tensors, factor: Tensor) -> None:
         """Multiply all tensors in place by a `factor` shaped as what `norm` returns."""
-        if not self.stacked:
+        for part in tensors if self.stacked else ():
+            part.mul_(per_client(factor, part))
+        if tensors and not self.stacked:
             torch._foreach_mul_(tensors, factor)
-            return
-        for part in tensors:
-            part.mul_(factor.view(-1, *[1] * (part.dim() - 1)))
+
+
+def per_client(values: Tensor, like: Tensor) -> Tensor:
+    """A number `[]`, or one for each stacked client `[clients]`, with as many dimensions as the client's or all clients' `like`."""
+    return values.view(*values.shape, *[1] * (like.dim() - values.dim()))
 
 
 class GradientTransform(ABC):
@@ -144,3 +148,30 @@ class Momentum(GradientTransform):
             return [part.clone() for part in velocity], velocity
         torch._foreach_add_(grads, velocity, alpha=self.beta)
         return grads, velocity
+
+
+@transforms.register("adam")
+@settings
+class Adaptive(GradientTransform):
+    """Adam's direction, m / (sqrt(v) + eps) with moments m, v freed of their bias; started afresh every round.
+
+    Kingma and Ba, ICLR 2015, Algorithm 1, as `torch.optim.Adam` has it."""
+
+    beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.999
+    eps: Annotated[float, Meta(gt=0)] = 1e-8
+
+    def init(self, params: Sequence[Tensor]) -> Tree:
+        return {"m": [torch.zeros_like(part) for part in params], "v": [torch.zeros_like(part) for part in params], "steps": 0}
+
+    def update(self, grads: Tensors, state: Tree, params: Tensors, context: LocalContext) -> tuple[Tensors, Tree]:
+        steps = state["steps"] + 1
+        torch._foreach_lerp_(state["m"], grads, 1 - self.beta1)
+        torch._foreach_mul_(state["v"], self.beta2)
+        torch._foreach_addcmul_(state["v"], grads, grads, 1 - self.beta2)
+        scale = torch._foreach_sqrt(state["v"])
+        torch._foreach_div_(scale, (1 - self.beta2**steps) ** 0.5)
+        torch._foreach_add_(scale, self.eps)
+        direction = torch._foreach_div(state["m"], scale)
+        torch._foreach_div_(direction, 1 - self.beta1**steps)
+        return list(direction), {"m": state["m"], "v": state["v"], "steps": steps}

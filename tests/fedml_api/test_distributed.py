@@ -98,8 +98,8 @@ def test_private_states_follow_their_clients(dataset, network, fold, tmp_path):
     found = simulate(one, checkpoints=Checkpoints(tmp_path), checkpoint_every=1)
     difference = tree.sub(found.model, reference.model)
     assert max(part.abs().max() for part in tree.tensors(difference)) <= (1e-6 if fold else 0)
-    visits = Checkpoints(tmp_path).load(4)["clients"]
-    assert sum(state["visits"] for state in visits.values()) == 12
+    visits = Checkpoints(tmp_path).clients(4)
+    assert sum(state["visits"] for _, state in visits) == 12
 
 
 def test_a_worker_that_cannot_ends_the_run_with_its_reason(dataset, network):
@@ -282,7 +282,7 @@ def test_what_arrives_lies_on_the_device_of_the_receiver(dataset, network):
     server = ServerManager(doors[SERVER], "run", "config")
     server.wait_for(1)
     session = RemoteSession(server, {"c0": 1}, device=meta)
-    session.restore({"c0": torch.ones(3)})
+    session.restore([("c0", torch.ones(3))])
     replies = session.cohort(0, ["c0"]).map(LocalSGD(), ModelState({"w": torch.ones(5)}, {}), {"c0": torch.ones(4)}).gather()
     server.finish()
     thread.join(5)

@@ -1,6 +1,7 @@
 """kill -9 at any moment, then `fedml resume`: the same final parameters as an undisturbed run."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -24,9 +25,19 @@ CONFIG = {
 }
 
 
+# Clients with private state, which lies on disk from the first byte on.
+STATEFUL = CONFIG | {
+    "algorithm": {"name": "fedavg", "local": {"name": "remembering", "batch_size": 5, "epochs": 5}},
+    "engine": {"name": "standalone", "executor": "sequential", "processes": 2, "state_memory": 0},
+    "evaluate_clients": 7,
+}
+
+
 def fedml(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "fedml_api.cli", *arguments, "--format", "json"]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """The command, with the local update of `STATEFUL` registered."""
+    command = [sys.executable, "-m", "tests.fedml_api.stateful", *arguments, "--format", "json"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def answer(process: subprocess.Popen[str]) -> dict[str, str]:
@@ -38,8 +49,11 @@ def answer(process: subprocess.Popen[str]) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """SHA-256 of the whole run, and how long it takes from the moment its folder is there."""
-    folder = tmp_path_factory.mktemp("whole")
-    (folder / "kill.yaml").write_text(yaml.safe_dump(CONFIG))
+    return whole(tmp_path_factory.mktemp("whole"), CONFIG)
+
+
+def whole(folder: Path, config: dict[str, object]) -> tuple[str, float]:
+    (folder / "kill.yaml").write_text(yaml.safe_dump(config))
     process = fedml("run", "kill.yaml", cwd=folder)
     begun = wait_for_run(folder, process)
     found = answer(process)
@@ -53,9 +67,9 @@ def wait_for_run(folder: Path, process: subprocess.Popen[str]) -> float:
     return time.monotonic()
 
 
-def kill_and_resume(folder: Path, moments: list[float]) -> tuple[str, list[int]]:
+def kill_and_resume(folder: Path, moments: list[float], config: dict[str, object] = CONFIG) -> tuple[str, list[int]]:
     """Final SHA-256, and rounds done at each kill; moments are seconds after the folder appeared, or after the resumption."""
-    (folder / "kill.yaml").write_text(yaml.safe_dump(CONFIG))
+    (folder / "kill.yaml").write_text(yaml.safe_dump(config))
     process = fedml("run", "kill.yaml", cwd=folder)
     wait_for_run(folder, process)
     done = []
@@ -74,6 +88,18 @@ def test_killed_once(tmp_path, undisturbed, share):
     sha256, duration = undisturbed
     found, _ = kill_and_resume(tmp_path, [share * duration])
     assert found == sha256
+
+
+def test_killed_with_private_states_on_disk(tmp_path):
+    (tmp_path / "whole").mkdir()
+    sha256, duration = whole(tmp_path / "whole", STATEFUL)
+    (tmp_path / "killed").mkdir()
+    found, done = kill_and_resume(tmp_path / "killed", [0.6 * duration], STATEFUL)
+    assert found == sha256
+    assert 0 < done[0] < 30
+    (run,) = (tmp_path / "killed").glob("runs/[!.]*")
+    assert len(list((run / "clients").glob("[0-9]*.csv"))) == 5  # rounds 7, 14, 21, 28 and the last
+    assert (run / "checkpoints" / "000030.clients").stat().st_size > 20 * 650 * 4  # of all clients, each as large as the model
 
 
 @pytest.mark.soak

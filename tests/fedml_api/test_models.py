@@ -11,7 +11,7 @@ SHAPES = [MNIST, (3, 32, 32), (1, 8, 8), (1, 6, 6), (3, 4, 5), (2, 3, 40), (60,)
 
 
 def test_models_are_registered():
-    assert list(models) == ["2nn", "cnn", "cnn_mcmahan", "lr", "lstm_words"]
+    assert list(models) == ["2nn", "cnn", "cnn_mcmahan", "gan", "lr", "lstm_words"]
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ def test_models_are_registered():
         (LogisticRegression(), 10, 784 * 10 + 10),
         (TwoNN(), 10, 199_210),  # McMahan et al., AISTATS 2017, sec. 3
         (McMahanCNN(), 10, 1_663_370),  # the same
+        (McMahanCNN(8), 10, 105_194),  # (25 * 8 + 8) + (25 * 8 * 16 + 16) + (784 * 128 + 128) + (128 * 10 + 10)
         (ReddiCNN(), 10, 1_199_882),  # (9 * 32 + 32) + (9 * 32 * 64 + 64) + (9216 * 128 + 128) + (128 * 10 + 10)
         (ReddiCNN(), 62, 1_206_590),  # Reddi et al., ICLR 2021, table of app. C: EMNIST
     ],

@@ -37,6 +37,7 @@ class Drawing:
     size: Annotated[float, Meta(ge=0)] | Shape = 1.0
     parts: tuple[Shape, ...] = ()
     title: str = "none"
+    frame: Box = Box()
 
 
 def built(data):
@@ -82,7 +83,7 @@ def test_numbers_written_as_yaml_reads_them():
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        ({"sahpe": "box"}, ["sahpe: unknown key 'sahpe': did you mean 'shape'? Allowed: parts, shape, size, title"]),
+        ({"sahpe": "box"}, ["sahpe: unknown key 'sahpe': did you mean 'shape'? Allowed: frame, parts, shape, size, title"]),
         ({"shape": "boks"}, ["shape: unknown shape 'boks': did you mean 'box'? Allowed: box, circle"]),
         ({"shape": {"name": None}}, []),
         ({"shape": {"radius": -1}}, ["shape.radius = -1: expected float > 0.0"]),

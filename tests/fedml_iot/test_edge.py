@@ -12,14 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from fedml_api.run.clients import newest_table
 from tests.fedml_iot.federation import CONFIG, DEVICES, Federation, reference, undisturbed
 
 
 def test_devices_train_the_model_of_the_simulation(federation):
     federation.join(*DEVICES)
-    server = federation.serve("engine.devices=4")
+    server = federation.serve("engine.devices=4", "evaluate_clients=5")
     found = federation.result(server)
     assert found["sha256"] == undisturbed(federation)
+    assert [row["round"] for row in federation.rows() if "client_accuracy_min" in row] == [5, 10, 12]
+    assert list(newest_table(federation.folder / str(found["run"]))) == DEVICES
     for device in federation.devices.values():
         assert device.wait(20) == 0  # told that the run is over
 

@@ -146,7 +146,7 @@ def test_clients_judge_as_the_algorithm_says(network):
         with SEQUENTIAL.open(setup) as session:
             state = algorithm.init(ModelState.of(network))
             state, _ = algorithm.round(state, session.cohort(0, ["c0", "c1"]))
-            kept = session.save()["c0"]
+            kept = dict(session.save())["c0"]
             inside = kept.task if isinstance(kept, Remainder) else kept
             found = session.cohort(1, ["c0"]).map(algorithm.judge(), shared=algorithm.model(state)).gather()["c0"]
             judged = ClientRunner(setup)("c0", 1, Evaluate(of=Momentous()), algorithm.model(state), None, inside)

@@ -71,9 +71,11 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("kind", [Mime, MimeLite])
-@pytest.mark.parametrize(("by", "executor"), [("examples", "sequential"), ("clients", "stacked")])
+@pytest.mark.parametrize(
+    ("rule", "by", "executor"),
+    [("momentum", "examples", "sequential"), ("momentum", "clients", "sequential"), ("adam", "clients", "stacked")],
+)
 def test_follows_the_paper_in_numpy(kind, rule, by, executor, caplog):
     base, lr, function, first = RULES[rule]
     algorithm = kind(base, LocalSGD(lr=lr, batch_size=2), SGD(lr=Exponential(0.8, 1.1)), WeightedMean(by=by))

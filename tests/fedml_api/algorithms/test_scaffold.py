@@ -6,6 +6,7 @@ import torch
 
 from fedml_api import Experiment, FedAvg, LocalSGD, Standalone, simulate
 from fedml_api.algorithms import Scaffold
+from fedml_api.run.checkpoint import Checkpoints
 from fedml_core import tree
 from fedml_core.errors import TrainerError
 from fedml_core.federation import SGD, WeightedMean, sample_clients
@@ -54,11 +55,11 @@ def test_follows_the_paper_in_numpy(option, rho):
     np.testing.assert_allclose(found, paper(7, option, rho), atol=5e-6)
 
 
-def run(algorithm, rounds, data=None, **settings):
+def run(algorithm, rounds, checkpoints=None, **settings):
     torch.manual_seed(7)
     network = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
-    defaults = {"clients_per_round": 3, "seed": 3} | settings
-    return simulate(Experiment(network, data or blobs(), algorithm=algorithm, rounds=rounds, **defaults))
+    experiment = Experiment(network, blobs(), algorithm=algorithm, rounds=rounds, clients_per_round=3, seed=3, **settings)
+    return simulate(experiment, checkpoints=checkpoints, checkpoint_every=1)
 
 
 def test_first_round_is_fedavg_of_clients_and_the_second_is_not():
@@ -118,6 +119,14 @@ def test_a_client_without_examples_changes_nothing(executor, option, caplog):
     found = minimise(algorithm, empty, START, 4, engine=Standalone(executor=executor, processes=1), seed=5)
     np.testing.assert_allclose(found, paper(4, option, asked=4, population=4), atol=5e-6)
     assert "one by one" not in caplog.text
+
+
+def test_control_variates_survive_an_interruption(tmp_path):
+    algorithm = Scaffold(LocalSGD(lr=0.2, batch_size=5))
+    whole = run(algorithm, 4)
+    for rounds in (2, 4):
+        resumed = run(algorithm, rounds, Checkpoints(tmp_path))
+    assert resumed.sha256 == whole.sha256
 
 
 class OwnLoop(Classifier):

@@ -1,0 +1,3 @@
+from experiments.optimisers.run import main
+
+main()
