@@ -24,6 +24,8 @@ check: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(RUN)/python -m benchmarks.simulation $(ARGS)
+	$(RUN)/python -m benchmarks.evaluation
+	$(RUN)/python -m benchmarks.startup
 	$(RUN)/python -m benchmarks.scale $(ARGS)
 	$(RUN)/python -m benchmarks.overhead $(ARGS)
 	$(RUN)/python -m benchmarks.communication $(ARGS)

@@ -25,7 +25,7 @@ from fedml_core.trainer import Examples, NextToken
 
 TIMES, WITHIN = 7, 1.05
 WORKLOADS = {
-    "ReddiCNN": Workload("ReddiCNN", "2,000 images", ReddiCNN(), IMAGE, 62, (2_000,), 20, TIMES, 1.0),
+    "ReddiCNN": Workload("ReddiCNN", "1,000 images", ReddiCNN(), IMAGE, 62, (1_000,), 20, TIMES, 1.0),
     "TwoNN": Workload("TwoNN", "10,000 images", TwoNN(), IMAGE, 10, (10_000,), 10, 5 * TIMES, 1.0),
     "WordLSTM": Workload(*("WordLSTM", "160 sentences", WordLSTM(), (20,), 10_004, (160,), 16, TIMES, 1.0), trainer=NextToken()),
 }

@@ -57,7 +57,7 @@ def main() -> int:
     seconds: dict[tuple[int, bool], list[float]] = {}
     for _ in range(3):
         for ranks, fold in ((1, False), (2, False), (2, True)):
-            seconds.setdefault((ranks, fold), []).extend(start(ranks, 20, 8, fold)["seconds"])
+            seconds.setdefault((ranks, fold), []).extend(start(ranks, 20, 6, fold)["seconds"])
     one, two, folded = (statistics.median(values) for values in seconds.values())
     few, many = (start(2, clients, 3, fold=True)["memory"] for clients in (10, 200))
     print(f"{'1 rank':<44} {one:7.3f} s per round")

@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 from benchmarks.scale import CLASSES, EXAMPLES, FEATURES, POPULATION, arrays
 
@@ -28,10 +29,13 @@ def ours(began: float) -> list[float]:
     from benchmarks.scale import population
     from fedml_api import Experiment, FedAvg, LocalSGD, Observer, Standalone, simulate
 
+    class Over(Exception):
+        pass
+
     class Watch(Observer):
         def on_round(self, row: dict[str, object]) -> None:
-            if row["round"] == 1:
-                passed.append(time.monotonic() - began)
+            passed.append(time.monotonic() - began)
+            raise Over
 
     import torch
 
@@ -41,7 +45,8 @@ def ours(began: float) -> list[float]:
     network = torch.nn.Linear(FEATURES, CLASSES)
     local = LocalSGD(lr=0.05, batch_size=10)
     rest = {"rounds": 50, "clients_per_round": CLIENTS, "threads": 1, "evaluate_every": 50}
-    simulate(Experiment(network, data, algorithm=FedAvg(local), engine=Standalone(), **rest), [Watch()])  # type: ignore[arg-type]
+    with suppress(Over):
+        simulate(Experiment(network, data, algorithm=FedAvg(local), engine=Standalone(), **rest), [Watch()])  # type: ignore[arg-type]
     return passed
 
 
