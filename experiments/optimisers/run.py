@@ -115,6 +115,9 @@ def carry_all_out(wanted: Sequence[Job], folder: Path, at_a_time: int) -> None:
                         print(f"skipped: {job.problem} {job.algorithm}: {reason}", flush=True)
                     skipped.add(reason)
                     continue
+                except Exception as error:  # the others need not suffer
+                    print(f"failed: {job.problem} {job.algorithm}, seed {job.seed}: {error!r}", flush=True)
+                    continue
                 left = (time.monotonic() - started) / count * (len(todo) - count)
                 last = found["rows"][-1:]
                 came = f"test accuracy {last[0]['test_accuracy']:.3f}" if last else "diverged"

@@ -151,11 +151,14 @@ def own_of(work: Work, clients: list[str]) -> tree.Tree:
 
 
 def states_of(work: Work, task: LocalUpdate, clients: list[str]) -> tree.Tree:
-    """The private states of these clients stacked, fresh ones where they have none; None if clients keep nothing."""
-    states = [work.states.get(id) for id in clients]
-    fresh = task.fresh(model_of(work.shared)) if any(state is None for state in states) else None
-    states = [fresh if state is None else state for state in states]
-    return None if states[0] is None else tree.map_tensors(lambda *tensors: torch.stack(tensors), *states)
+    """The private states of these clients stacked, fresh ones where they have none; None if the task knows of none.
+
+    Clients may then have some nevertheless, from another task of the algorithm.
+    """
+    if (fresh := task.fresh(model_of(work.shared))) is None:
+        return None
+    states = [fresh if (state := work.states.get(id)) is None else state for id in clients]
+    return tree.map_tensors(lambda *tensors: torch.stack(tensors), *states)
 
 
 def apart(stacked: tree.Tree, count: int) -> list[tree.Tree]:

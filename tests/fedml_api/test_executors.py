@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fedml_api import Experiment, FedAvg, LocalSGD, Standalone, simulate
+from fedml_api.algorithms import Ditto
 from fedml_api.data import FederatedDataset
 from fedml_api.run.checkpoint import Checkpoints
 from fedml_api.standalone.auto import choose
@@ -422,3 +423,13 @@ def test_a_round_that_begins_with_a_question_still_trains_as_was_chosen(caplog):
         assert session.how == "stacked, blocks of 3"
         assert trained.fold(WeightedMean()).clients == 8
     assert "one by one" not in caplog.text
+
+
+def test_states_of_another_task_are_left_alone():
+    """Ditto asks twice: for the common model, which needs no state, clients that have some and others share a block."""
+    experiment = Experiment(network(), blobs(8), algorithm=Ditto(lam=0.5, local=LOCALS["plain"]), rounds=1, clients_per_round=4)
+    with EXECUTORS["stacked"].open(experiment.setup()) as session:
+        state = experiment.algorithm.init(ModelState.of(experiment.model))
+        for round, clients in enumerate((["c7", "c1"], ["c7", "c2", "c1", "c3"])):
+            state, _ = experiment.algorithm.round(state, session.cohort(round, clients))
+        assert len(dict(session.save())) == 4
