@@ -15,6 +15,7 @@ from fedml_api.run.config import prepare, read_config
 from fedml_api.standalone import Standalone
 from fedml_api.standalone.auto import Choice
 from fedml_api.standalone.engine import StandaloneSession
+from fedml_api.standalone.state_store import StateStore
 from tests.brokers import Mosquitto
 
 FEDML = ("-m", "fedml_api.cli")
@@ -121,7 +122,7 @@ def reference(federation: Federation, rows: list[dict[str, object]]) -> str:
 
     class ReplayEngine(Standalone):
         def open(self, setup):
-            return nullcontext(Replay(setup, lambda work: Choice("sequential", 1, 1)))
+            return nullcontext(Replay(setup, lambda work: Choice("sequential", 1, 1), StateStore(1 << 30, setup.device)))
 
     one.engine = ReplayEngine()
     return simulate(one).sha256
