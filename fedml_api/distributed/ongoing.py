@@ -77,7 +77,9 @@ class Ongoing:
                 break
             self._attend()
         if not handed:
-            problem = f"{name}: {len(ready)} clients replied, at least {need} are needed, and no worker is left that could do more"
+            problem = (
+                f"{name}: {len(ready)} clients replied, at least {need} must: no worker is left, or none answers in time"
+            )
             raise CommunicationError(problem) if minimum is None else RoundFailed(problem)
 
     def _hand_on(self, client: str) -> Reply:
@@ -104,7 +106,7 @@ class Ongoing:
             if self.server.members.get(one.member.name) is not one.member:
                 self.inquiry.withdraw(id)
                 self._lose(one, "it is gone, or has joined anew")
-            elif one.end <= time.monotonic():
+            elif outcomes is None and one.end <= time.monotonic():  # and its answer is not among what has arrived
                 self.inquiry.withdraw(id)
                 self._lose(one, "no answer in time")
         self._hand_out()
