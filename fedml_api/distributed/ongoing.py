@@ -65,21 +65,19 @@ class Ongoing:
     def arrivals(self, clients: Sequence[str], count: int, name: str) -> Iterator[tuple[str, Reply]]:
         """As `Cohort.arrivals`, of these clients, in the round of this name."""
         minimum = self.server.patience.minimum
-        need, handed = max(1, min(minimum or 1, count)), 0
+        need, handed, ours = max(1, min(minimum or 1, count)), 0, set(clients)
         self._attend_all()
         while True:
-            ready = [client for client in self.done if client in clients]
+            ready = [client for client in self.done if client in ours]
             if handed or len(ready) >= need:
                 for client in ready[: count - handed]:
                     handed += 1
                     yield client, self._hand_on(client)
-            if handed == count or not any(client in self.begun and client not in self.done for client in clients):
+            if handed == count or not ours & (self.begun.keys() - self.done.keys()):
                 break
             self._attend()
         if not handed:
-            problem = (
-                f"{name}: {len(ready)} clients replied, at least {need} must: no worker is left, or none answers in time"
-            )
+            problem = f"{name}: {len(ready)} clients replied, at least {need} must: no worker is left, or none answers in time"
             raise CommunicationError(problem) if minimum is None else RoundFailed(problem)
 
     def _hand_on(self, client: str) -> Reply:
