@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from fedml_core.compression import Compress, Compressor, Decompressing, NoCompression, Uniform
@@ -78,6 +78,16 @@ class CompressedCohort(Cohort):
     def only(self, clients: Sequence[str], round: int | None = None) -> Cohort:
         return CompressedCohort(self.cohort.only(clients, round), self.compressor)
 
+    @property
+    def at_work(self) -> Mapping[str, int]:
+        return self.cohort.at_work
+
+    def begin(self, task: Task, shared: Tree) -> None:
+        self.cohort.begin(Compress(task, self.compressor), shared)
+
+    def arrivals(self, count: int) -> Iterator[tuple[str, Reply]]:
+        return decompressed(self.cohort.arrivals(count), self.compressor)
+
 
 class CompressedValues(ClientValues):
     """Values that travel compressed and arrive as they were, but for what is lost."""
@@ -86,8 +96,13 @@ class CompressedValues(ClientValues):
         self.values, self.compressor = values, compressor
 
     def __iter__(self) -> Iterator[tuple[str, Reply]]:
-        for client, reply in self.values:
-            yield client, replace(reply, value=self.compressor.decompress(reply.value))
+        return decompressed(self.values, self.compressor)
 
     def fold(self, aggregator: Aggregator) -> Folded:
         return self.values.fold(Decompressing(aggregator, self.compressor))
+
+
+def decompressed(replies: Iterable[tuple[str, Reply]], compressor: Compressor) -> Iterator[tuple[str, Reply]]:
+    """The replies as they were before compression."""
+    for client, reply in replies:
+        yield client, replace(reply, value=compressor.decompress(reply.value))

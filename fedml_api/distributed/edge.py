@@ -36,7 +36,8 @@ class Edge(Engine):
             credentials on another machine.
         run: name of the run at the broker; devices join `broker/run`.
         devices: how many must be present before a round begins.
-        deadline: seconds after which a round waits no longer; `minimum`: with fewer replies the round is tried again.
+        deadline: seconds after which a round waits no longer, and after which a device that works at its own pace is given
+            up; `minimum`: with fewer replies the round is tried again.
         over_selection: devices asked per reply that is wanted (`clients_per_round`); the round ends when it has those.
     """
 

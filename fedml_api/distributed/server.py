@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from fedml_api.distributed.ongoing import Ongoing
 from fedml_api.distributed.parcel import carry_out, objection
 from fedml_core import tree
 from fedml_core.communication.com_manager import GONE, ComManager
@@ -69,6 +70,29 @@ class Member:
     def can(self, clients: Sequence[str]) -> bool:
         """Whether it can carry these clients out."""
         return self.hosts is None or all(client in self.hosts for client in clients)
+
+    def work(
+        self,
+        map: int,
+        task: Task,
+        shared: Tree,
+        clients: Sequence[str],
+        own: Mapping[str, Tree],
+        states: Mapping[str, Tree],
+        aggregator: Aggregator | None = None,
+    ) -> dict[str, Tree]:
+        """The payload by which this member, and no other, is asked next to carry these clients out."""
+        payload: dict[str, Tree] = {
+            "map": map,
+            "task": describe(task),
+            "shared": shared if self.map != map else None,
+            "clients": list(clients),
+            "own": {client: own[client] for client in clients if client in own},
+            "states": {client: states[client] for client in clients if client in states and self.hosts is None},
+            "fold": None if aggregator is None else describe(aggregator),
+        }
+        self.map = map
+        return payload
 
 
 class ServerManager:
@@ -140,6 +164,11 @@ class ServerManager:
                 return f"client {taken[0]} is here already, at another worker: give each device its own name" if taken else None
         return "its join message is not one of this protocol: install the same version of fedml on both"
 
+    def next_map(self) -> int:
+        """The number of the next map."""
+        self.maps += 1
+        return self.maps
+
     def finish(self) -> None:
         """Tell everybody that the run is over."""
         for name in self.members:
@@ -173,6 +202,7 @@ class RemoteSession(Session):
         self.server, self.clients, self.runner, self.fold_on_workers = server, clients, runner, fold_on_workers
         self.device = device
         self.states: dict[str, Tree] = {}
+        self.ongoing = Ongoing(self)
 
     def population(self) -> Sequence[str]:
         return list(self.clients)
@@ -205,6 +235,23 @@ class RemoteCohort(Cohort):
 
     def map(self, task: Task, shared: Tree, own: Mapping[str, Tree] | None = None) -> ClientValues:
         return RemoteValues(self, task, shared, own or {})
+
+    @property
+    def at_work(self) -> Mapping[str, int]:
+        begun = self.session.ongoing.begun
+        return {client: begun[client].round for client in self.clients if client in begun}
+
+    def begin(self, task: Task, shared: Tree) -> None:
+        self.session.ongoing.begin(self.clients, self.round, task, shared)
+
+    def arrivals(self, count: int) -> Iterator[tuple[str, Reply]]:
+        ongoing = self.session.ongoing
+        before = set(self.at_work)
+        handed: set[str] = set()
+        for client, reply in ongoing.arrivals(self.clients, count, f"round {self.round + 1}"):
+            handed.add(client)
+            yield client, reply
+        self.miss([client for client in self.clients if client in before - handed and client not in ongoing.begun])
 
 
 class RemoteValues(ClientValues):
@@ -271,10 +318,10 @@ class RemoteValues(ClientValues):
         present = set(server.members)
         answers = 0
         failed: list[int] = []
-        server.maps += 1
+        map = server.next_map()
         with closing(server.mailbox.inquire(patience.deadline)) as inquiry:
             while answers < goal and (queue or inquiry.waiting):
-                self._hand_out(queue, parcels, aggregator, inquiry)
+                self._hand_out(map, queue, parcels, aggregator, inquiry)
                 here = self.session.runner is not None and queue
                 outcomes = inquiry.attend(0 if here else None)
                 if outcomes is None and here:
@@ -313,7 +360,9 @@ class RemoteValues(ClientValues):
         assert session.runner is not None
         return carry_out(session.runner, self.cohort.round, self.task, self.shared, clients, self.own, session.states, aggregator)
 
-    def _hand_out(self, queue: deque[int], parcels: list[list[str]], aggregator: Aggregator | None, inquiry: Inquiry) -> None:
+    def _hand_out(
+        self, map: int, queue: deque[int], parcels: list[list[str]], aggregator: Aggregator | None, inquiry: Inquiry
+    ) -> None:
         """Give every worker that has too little to do the next parcel that it can carry out."""
         # By member, not by name: a worker that joins anew has forgotten what it was handed.
         busy = Counter(question.about[1] for question in inquiry.waiting.values())
@@ -323,22 +372,8 @@ class RemoteValues(ClientValues):
             able = [member for member in self.server.members.values() if busy[member] <= ahead and member.can(clients)]
             if able:
                 member = min(able, key=busy.__getitem__)
-                work = self._work(member, clients, aggregator)
+                work = member.work(map, self.task, self.shared, clients, self.own, self.session.states, aggregator)
                 # The model of a round is never written into, and this process may have a client of its own to train.
                 inquiry.ask("work", member.name, work, self.cohort.round, about=(parcel, member), wait=False)
                 busy[member] += 1
                 queue.remove(parcel)
-
-    def _work(self, member: Member, clients: list[str], aggregator: Aggregator | None) -> dict[str, Tree]:
-        maps, states = self.server.maps, self.session.states
-        work: dict[str, Tree] = {
-            "map": maps,
-            "task": describe(self.task),
-            "shared": self.shared if member.map != maps else None,
-            "clients": clients,
-            "own": {client: self.own[client] for client in clients if client in self.own},
-            "states": {client: states[client] for client in clients if client in states and member.hosts is None},
-            "fold": None if aggregator is None else describe(aggregator),
-        }
-        member.map = maps
-        return work

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 
+from fedml_core.errors import ConfigError
 from fedml_core.federation.aggregator import Aggregator, Folded
 from fedml_core.federation.client import Reply, Task
 from fedml_core.tree import Tree
@@ -67,3 +68,34 @@ class Cohort(ABC):
     @abstractmethod
     def only(self, clients: Sequence[str], round: int | None = None) -> Cohort:
         """The cohort of these clients of the population: in this round, or in another one, with the draws of that."""
+
+    @property
+    def at_work(self) -> Mapping[str, int]:
+        """The clients of the cohort that have begun, and whose replies have not been handed on, with the round in which they began.
+
+        An engine forgets clients whose replies can no longer be expected; one that goes on from a checkpoint knows of none.
+        """
+        return {}
+
+    def begin(self, task: Task, shared: Tree) -> None:
+        """Set every client to work on `task`, with `shared` for all, and do not wait; what it was at work on is given up.
+
+        Raises:
+            ConfigError: the engine carries clients out only while their replies are waited for.
+        """
+        raise ConfigError(_AT_ONCE)
+
+    def arrivals(self, count: int) -> Iterator[tuple[str, Reply]]:
+        """The first `count` replies of the cohort's clients at work, as they arrive; fewer, if no more can be expected.
+
+        Raises:
+            ConfigError: as by `begin`.
+            RoundFailed: so few can be expected that none is handed on; those that did arrive are kept.
+        """
+        raise ConfigError(_AT_ONCE)
+
+
+_AT_ONCE = (
+    "this engine has no clients that work at their own pace: choose engine=loopback, mpi or edge, or an algorithm that needs none, "
+    "such as fedbuff with other durations than measured"
+)

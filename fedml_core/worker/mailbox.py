@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class Mailbox:
         self.worker, self.clock = worker, clock
         self.stray = 0
         self._settled = Memory()
+        self._inquiries: weakref.WeakSet[Inquiry] = weakref.WeakSet()
 
     def ask(
         self,
@@ -63,10 +65,14 @@ class Mailbox:
         Args:
             deadline: seconds from now after which no answer is waited for; None: for ever.
         """
-        return Inquiry(self, deadline)
+        inquiry = Inquiry(self, deadline)
+        self._inquiries.add(inquiry)
+        return inquiry
 
     def handle(self, message: Message) -> None:
-        """Hand a message to the handlers of the worker, or count it, if it answers a question that is settled."""
+        """Hand a message to the inquiry that it answers, or the handlers of the worker; count it, if its question is settled."""
+        if any(inquiry.hear(message) for inquiry in self._inquiries):
+            return
         if message.reply_to in self._settled:
             self.stray += 1
         else:
@@ -75,6 +81,10 @@ class Mailbox:
     def settle(self, id: str) -> None:
         """From now on, answers to the question `id` are stray."""
         self._settled.add(id)
+
+    def forget(self, inquiry: Inquiry) -> None:
+        """From now on, no message is for `inquiry`."""
+        self._inquiries.discard(inquiry)
 
 
 @dataclass(frozen=True)
@@ -95,16 +105,17 @@ class Outcome:
 
 
 class Inquiry:
-    """Questions whose answers are waited for together.
+    """Questions whose answers are waited for together. Several inquiries may be open, and each may see to the messages for all.
 
     Attributes:
-        waiting: the questions that are open, by the ids of their messages.
+        waiting: the questions whose outcomes have not been handed on, by the ids of their messages.
     """
 
     def __init__(self, mailbox: Mailbox, deadline: float | None) -> None:
         self.mailbox = mailbox
         self.end = None if deadline is None else mailbox.clock() + deadline
         self.waiting: dict[str, Question] = {}
+        self._heard: dict[str, Outcome] = {}
 
     def ask(self, type: str, receiver: str, payload: Tree = None, round: int = -1, about: Any = None, wait: bool = True) -> None:
         """Ask one more question; `wait` as in `Worker.send`.
@@ -115,40 +126,58 @@ class Inquiry:
         self.waiting[self.mailbox.worker.send(type, receiver, payload, round, wait=wait)] = Question(receiver, about)
 
     def attend(self, timeout: float | None = None) -> list[Outcome] | None:
-        """See to the next message, whatever it is, and say what it settles; None if none comes in time.
+        """What has been settled; if nothing is, see to the next message, whatever it is, and say what it settles.
 
         Args:
             timeout: seconds to wait at most; None: until the deadline.
 
+        Returns:
+            None if no message came in time.
+
         Raises:
             CommunicationError: the door was closed.
         """
-        left = None if self.end is None else max(self.end - self.mailbox.clock(), 0.0)
-        wait = min((limit for limit in (left, timeout) if limit is not None), default=None)
-        message = self.mailbox.worker.next(wait)
-        if message is None:
-            if wait is None:
-                raise CommunicationError(f"{self.mailbox.worker.name} closed its door while it waited for answers")
-            return None
+        if not self._heard:
+            left = None if self.end is None else max(self.end - self.mailbox.clock(), 0.0)
+            wait = min((limit for limit in (left, timeout) if limit is not None), default=None)
+            message = self.mailbox.worker.next(wait)
+            if message is None:
+                if wait is None:
+                    raise CommunicationError(f"{self.mailbox.worker.name} closed its door while it waited for answers")
+                return None
+            self.mailbox.handle(message)
+        heard, self._heard = self._heard, {}
+        for id in heard:
+            del self.waiting[id]
+        return list(heard.values())
+
+    def hear(self, message: Message) -> bool:
+        """Note what a message settles; whether it answers a question of this inquiry."""
         question = self.waiting.get(message.reply_to)
-        if question is not None and question.worker == message.sender:
-            self._settle(message.reply_to)
-            return [Outcome(question, message, _reason(message) if message.type == ERROR else "")]
-        lost: list[Outcome] = []
+        if question is not None and question.worker == message.sender and message.reply_to not in self._heard:
+            self._settle(message.reply_to, message, _reason(message) if message.type == ERROR else "")
+            return True
         if message.type == GONE:
-            ids = [id for id, question in self.waiting.items() if question.worker == message.sender]
-            lost = [Outcome(self._settle(id), message, "it is gone") for id in ids]
-        self.mailbox.handle(message)
-        return lost
+            for id, question in self.waiting.items():
+                if question.worker == message.sender and id not in self._heard:
+                    self._settle(id, message, "it is gone")
+        return False
+
+    def withdraw(self, id: str) -> None:
+        """Wait no longer for the answer to the question `id`."""
+        del self.waiting[id]
+        self._heard.pop(id, None)
+        self.mailbox.settle(id)
 
     def close(self) -> None:
         """Wait for no more: what still comes is late."""
         for id in self.waiting:
             self.mailbox.settle(id)
+        self.mailbox.forget(self)
 
-    def _settle(self, id: str) -> Question:
+    def _settle(self, id: str, message: Message, reason: str) -> None:
         self.mailbox.settle(id)
-        return self.waiting.pop(id)
+        self._heard[id] = Outcome(self.waiting[id], message, reason)
 
 
 class Replies:

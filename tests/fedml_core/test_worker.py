@@ -255,6 +255,54 @@ def test_only_the_worker_that_was_asked_can_answer(com, mailbox):
     assert [outcome.message.sender for outcome in inquiry.attend()] == ["a"]
 
 
+def test_inquiries_take_no_answers_from_each_other(com, mailbox):
+    first, second = mailbox.inquire(), mailbox.inquire()
+    first.ask("work", "a")
+    com.answer(1, "a", "one", id="one")
+    first.ask("work", "b")
+    second.ask("work", "a")
+    com.answer(2, "a", "two")
+    com.answer(3, "a", "two again")
+    com.arrives(4, message(GONE, "b", run=""))
+    assert second.attend() == []
+    assert [outcome.message.payload for outcome in second.attend()] == ["two"]
+    assert second.attend(2) == []
+    assert second.attend(1) == []
+    assert [(outcome.question.worker, outcome.reason) for outcome in first.attend(0)] == [("a", ""), ("b", "it is gone")]
+    assert first.attend(0) is None
+    assert (first.waiting, mailbox.stray) == ({}, 1)
+
+
+def test_answers_that_others_saw_first_count(com, mailbox):
+    replies, other = mailbox.ask("work", dict.fromkeys("ab")), mailbox.inquire()
+    com.answer(1, "a")
+    com.answer(2, "b")
+    assert (other.attend(), other.attend()) == ([], [])
+    assert [sender for sender, _ in replies] == ["a", "b"]
+
+
+def test_a_question_can_be_withdrawn(com, mailbox):
+    inquiry, other = mailbox.inquire(), mailbox.inquire()
+    for worker in "ab":
+        inquiry.ask("work", worker)
+    com.answer(1, "a")
+    assert other.attend() == []
+    for id in list(inquiry.waiting):
+        inquiry.withdraw(id)
+    com.answer(2, "b")
+    assert inquiry.attend() == []
+    assert (inquiry.waiting, mailbox.stray) == ({}, 1)
+
+
+def test_a_closed_inquiry_hears_nothing(com, mailbox):
+    inquiry, other = mailbox.inquire(), mailbox.inquire()
+    inquiry.ask("work", "a")
+    inquiry.close()
+    com.answer(1, "a")
+    assert other.attend() == []
+    assert mailbox.stray == 1
+
+
 def test_other_messages_are_handled_while_answers_are_waited_for(com, worker, mailbox):
     log = []
     worker.register_message_handler("status", lambda message: log.append(message.sender))
