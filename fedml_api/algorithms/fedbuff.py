@@ -15,17 +15,15 @@ from fedml_core.federation import (
     SGD,
     Aggregator,
     Algorithm,
-    Client,
     Cohort,
+    CountExamples,
     LocalSGD,
     LocalUpdate,
     Mean,
     Reply,
     ServerOptimizer,
-    Task,
     WeightedMean,
     algorithms,
-    tasks,
 )
 from fedml_core.rng import rng
 from fedml_core.settings import settings
@@ -53,15 +51,6 @@ class BufferedState:
     clock: float
     flights: dict[str, Flight]
     models: dict[str, ModelState]
-
-
-@tasks.register("count_examples")
-@settings
-class CountExamples(Task):
-    """How many training examples a client has, as the weight of its reply."""
-
-    def __call__(self, client: Client, shared: Tree, own: Tree = None) -> Reply:
-        return Reply({}, float(len(client.train)), {})
 
 
 @algorithms.register("fedbuff")

@@ -13,8 +13,8 @@ from fedml_core.federation import (
     SGD,
     Aggregator,
     Algorithm,
-    Client,
     Cohort,
+    CountExamples,
     Mean,
     Reply,
     ServerOptimizer,
@@ -22,20 +22,9 @@ from fedml_core.federation import (
     WeightedMean,
     algorithms,
     merge_metrics,
-    tasks,
 )
 from fedml_core.settings import settings
 from fedml_core.trainer import ModelState
-from fedml_core.tree import Tree
-
-
-@tasks.register("count")
-@settings
-class Count(Task):
-    """How many training examples a client has, as the weight of an empty reply."""
-
-    def __call__(self, client: Client, shared: Tree, own: Tree = None) -> Reply:
-        return Reply({}, float(len(client.train)), {})
 
 
 @algorithms.register("hierarchical")
@@ -69,7 +58,7 @@ class Hierarchical(Algorithm):
         return zlib.crc32(client.encode()) % self.groups
 
     def round(self, state: ServerState, cohort: Cohort) -> tuple[ServerState, dict[str, Mean]]:
-        sizes = {id: reply.weight for id, reply in cohort.map(Count(), shared={}).gather().items()}
+        sizes = {id: reply.weight for id, reply in cohort.map(CountExamples(), shared={}).gather().items()}
         total = self.aggregator.zero()
         for group in range(self.groups):
             members = [id for id in sizes if self.group(id) == group]

@@ -5,7 +5,7 @@ from fedml_core.federation.algorithm import Algorithm, Composed, algorithms
 from fedml_core.federation.client import Client, Mean, Replies, Reply, Task, Workspace, Wrapping, tasks
 from fedml_core.federation.cohort import ClientValues, Cohort
 from fedml_core.federation.engine import ClientData, Engine, Session, Setup, engines
-from fedml_core.federation.evaluate import Evaluate
+from fedml_core.federation.evaluate import CountExamples, Evaluate
 from fedml_core.federation.full_gradient import FullGradient
 from fedml_core.federation.local_update import Around, LocalSGD, LocalUpdate, Visits, local_updates, model_of
 from fedml_core.federation.private_part import Private, PrivatePart, private_names
@@ -27,6 +27,7 @@ __all__ = [
     "ClientValues",
     "Cohort",
     "Composed",
+    "CountExamples",
     "Engine",
     "Evaluate",
     "Folded",

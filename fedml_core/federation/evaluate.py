@@ -1,4 +1,4 @@
-"""Evaluate: what a client thinks of a model."""
+"""Tasks that ask without training: what a client thinks of a model, and how much it has."""
 
 from __future__ import annotations
 
@@ -35,3 +35,12 @@ class Evaluate(Task):
         client.seed_torch("evaluate")
         found = client.trainer.test(client.workspace.load(model), examples)
         return Reply({}, float(len(examples)), {name: Mean(value * len(examples), len(examples)) for name, value in found.items()})
+
+
+@tasks.register("count_examples")
+@settings
+class CountExamples(Task):
+    """How many training examples a client has, as the weight of an empty reply."""
+
+    def __call__(self, client: Client, shared: Tree, own: Tree = None) -> Reply:
+        return Reply({}, float(len(client.train)), {})
