@@ -144,6 +144,26 @@ def test_beginning_again_gives_up_what_was_begun(stage):
     assert all((reply.value.params[name] == fifth.value.params[name]).all() for name in reply.value.params)
 
 
+def test_a_reply_to_what_was_given_up_is_not_handed_on(stage):
+    work = begin(stage, ["c0"])
+    stage.answer("a", work[0])
+    again = begin(stage, ["c0"], 4)
+    assert again[0].round == 4  # the device is free: what it replied was given up
+    stage.answer("a", again[0])
+    begin(stage, ["c1"], 5)
+    begin(stage, ["c0"], 6)  # whose reply is here already
+    with pytest.raises(RoundFailed):
+        arrivals(stage, 1, 6)
+
+
+def test_a_failure_of_what_was_given_up_is_none_of_what_was_begun_since(stage):
+    work = begin(stage, ["c0"])
+    begin(stage, ["c0"], 4)
+    stage.say("a", "error", {"reason": "no battery"}, reply_to=work[0].id)
+    begin(stage, ["c1"], 4)
+    assert cohort(stage).at_work == {"c0": 4, "c1": 4}
+
+
 def test_a_round_beside_takes_no_replies_away(stage):
     work = begin(stage, ["c0", "c1"])
     stage.answer("a", work[0])
