@@ -109,6 +109,20 @@ def test_a_device_that_fails_gives_up_its_place_at_once(stage, how):
     assert one.at_work == {}
 
 
+def test_who_was_lost_between_two_rounds_is_missing_in_the_next_unless_it_begins_again(stage):
+    begin(stage, ["c0", "c1"])
+    for name in "ab":
+        stage.say(name, "gone", None)
+    other = begin(stage, ["c2"], 1)
+    stage.joins("a", "c0")
+    again = begin(stage, ["c0"], 1)
+    for door, work, missing in (("a", again[0], ["c1"]), ("c", other[2], [])):
+        stage.answer(door, work)
+        one = cohort(stage, 1)
+        list(one.arrivals(1))
+        assert one.missing == missing
+
+
 def test_who_is_hosted_by_nobody_does_not_begin(stage):
     stage.session.cohort(0, ["c3"]).begin(LocalSGD(), ModelState.of(stage.network))
     assert stage.session.cohort(0, ["c3"]).at_work == {}

@@ -179,7 +179,7 @@ def test_is_fedavg_when_everybody_is_waited_for(workers):
 
 
 def test_a_worker_that_dies_does_not_end_the_run():
-    engine = Paced(dies="q1")
+    engine = Paced(dies="q1", seconds=dict.fromkeys(["q0", "q2", "q3", "q4"], 0.01))
     found = run(FedBuff(2, "measured", local=LOCAL), engine, 12)
     assert engine.deaths == 0
     np.testing.assert_allclose(found.model.params["w"], replayed(engine.log.lines, 2, 12)[0][12], rtol=1e-6)
