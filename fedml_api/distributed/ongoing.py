@@ -45,7 +45,8 @@ class Ongoing:
     The server's own process carries nobody out: replies would have to wait for it.
 
     Attributes:
-        begun: what clients are at work on, until their replies are handed on; `done`: the replies that have arrived, in this order.
+        begun: what clients are at work on, until their replies are handed on; `done`: the replies that have arrived, in this order;
+            `lost`: the clients that were forgotten, and have not begun again.
     """
 
     def __init__(self, session: RemoteSession) -> None:
@@ -53,12 +54,14 @@ class Ongoing:
         self.inquiry = session.server.mailbox.inquire()
         self.begun: dict[str, Begun] = {}
         self.done: dict[str, Reply] = {}
+        self.lost: set[str] = set()
 
     def begin(self, clients: Sequence[str], round: int, task: Task, shared: Tree) -> None:
         """Set these clients to work, each as soon as a worker is free."""
         map = self.server.next_map()
         for client in clients:
             self.done.pop(client, None)
+            self.lost.discard(client)
             self.begun[client] = Begun(client, round, map, task, shared)
         self._attend_all()
 
@@ -127,6 +130,7 @@ class Ongoing:
         if self.begun.get(one.client) is one:
             log.warning(text)
             del self.begun[one.client]
+            self.lost.add(one.client)
 
     def _hand_out(self) -> None:
         """Give every worker that has nothing to do the next client that it can carry out."""

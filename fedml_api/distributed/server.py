@@ -246,12 +246,9 @@ class RemoteCohort(Cohort):
 
     def arrivals(self, count: int) -> Iterator[tuple[str, Reply]]:
         ongoing = self.session.ongoing
-        before = set(self.at_work)
-        handed: set[str] = set()
-        for client, reply in ongoing.arrivals(self.clients, count, f"round {self.round + 1}"):
-            handed.add(client)
-            yield client, reply
-        self.miss([client for client in self.clients if client in before - handed and client not in ongoing.begun])
+        yield from ongoing.arrivals(self.clients, count, f"round {self.round + 1}")
+        self.miss([client for client in self.clients if client in ongoing.lost])
+        ongoing.lost.difference_update(self.clients)
 
 
 class RemoteValues(ClientValues):

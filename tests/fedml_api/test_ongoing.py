@@ -109,6 +109,20 @@ def test_a_device_that_fails_gives_up_its_place_at_once(stage, how):
     assert one.at_work == {}
 
 
+def test_who_was_lost_between_two_rounds_is_missing_in_the_next_unless_it_begins_again(stage):
+    begin(stage, ["c0", "c1"])
+    for name in "ab":
+        stage.say(name, "gone", None)
+    other = begin(stage, ["c2"], 1)
+    stage.joins("a", "c0")
+    again = begin(stage, ["c0"], 1)
+    for door, work, missing in (("a", again[0], ["c1"]), ("c", other[2], [])):
+        stage.answer(door, work)
+        one = cohort(stage, 1)
+        list(one.arrivals(1))
+        assert one.missing == missing
+
+
 def test_who_is_hosted_by_nobody_does_not_begin(stage):
     stage.session.cohort(0, ["c3"]).begin(LocalSGD(), ModelState.of(stage.network))
     assert stage.session.cohort(0, ["c3"]).at_work == {}
@@ -142,6 +156,26 @@ def test_beginning_again_gives_up_what_was_begun(stage):
     fifth = stage.runner("c0", 4, LocalSGD(), ModelState.of(stage.network), None, None)
     assert client == "c0"
     assert all((reply.value.params[name] == fifth.value.params[name]).all() for name in reply.value.params)
+
+
+def test_a_reply_to_what_was_given_up_is_not_handed_on(stage):
+    work = begin(stage, ["c0"])
+    stage.answer("a", work[0])
+    again = begin(stage, ["c0"], 4)
+    assert again[0].round == 4  # the device is free: what it replied was given up
+    stage.answer("a", again[0])
+    begin(stage, ["c1"], 5)
+    begin(stage, ["c0"], 6)  # whose reply is here already
+    with pytest.raises(RoundFailed):
+        arrivals(stage, 1, 6)
+
+
+def test_a_failure_of_what_was_given_up_is_none_of_what_was_begun_since(stage):
+    work = begin(stage, ["c0"])
+    begin(stage, ["c0"], 4)
+    stage.say("a", "error", {"reason": "no battery"}, reply_to=work[0].id)
+    begin(stage, ["c1"], 4)
+    assert cohort(stage).at_work == {"c0": 4, "c1": 4}
 
 
 def test_a_round_beside_takes_no_replies_away(stage):

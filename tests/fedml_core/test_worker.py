@@ -273,6 +273,17 @@ def test_inquiries_take_no_answers_from_each_other(com, mailbox):
     assert (first.waiting, mailbox.stray) == ({}, 1)
 
 
+def test_the_first_that_settles_a_question_counts_whoever_saw_it(com, mailbox):
+    inquiry, other = mailbox.inquire(), mailbox.inquire()
+    inquiry.ask("work", "a")
+    com.answer(1, "a", "first")
+    com.answer(2, "a", "second")
+    com.arrives(3, message(GONE, "a", run=""))
+    assert [other.attend() for _ in range(3)] == [[], [], []]
+    assert [(outcome.message.payload, outcome.reason) for outcome in inquiry.attend()] == [("first", "")]
+    assert mailbox.stray == 1
+
+
 def test_answers_that_others_saw_first_count(com, mailbox):
     replies, other = mailbox.ask("work", dict.fromkeys("ab")), mailbox.inquire()
     com.answer(1, "a")

@@ -24,7 +24,7 @@ from fedml_core.errors import CommunicationError, ConfigError
 from fedml_core.federation import Engine
 from tests.brokers import Mosquitto
 from tests.conformance.test_engines import Mqtt
-from tests.fedml_api.test_distributed import Fail
+from tests.fedml_api.test_distributed import CountVisits, Fail
 from tests.mpi import mpi_or_skip
 from tests.quadratics import Quadratic, Vector, quadratics
 
@@ -179,7 +179,7 @@ def test_is_fedavg_when_everybody_is_waited_for(workers):
 
 
 def test_a_worker_that_dies_does_not_end_the_run():
-    engine = Paced(dies="q1")
+    engine = Paced(dies="q1", seconds=dict.fromkeys(["q0", "q2", "q3", "q4"], 0.01))
     found = run(FedBuff(2, "measured", local=LOCAL), engine, 12)
     assert engine.deaths == 0
     np.testing.assert_allclose(found.model.params["w"], replayed(engine.log.lines, 2, 12)[0][12], rtol=1e-6)
@@ -212,6 +212,15 @@ def test_after_a_resume_those_who_were_at_work_begin_again_on_their_models(tmp_p
     versions, _ = replayed(first.log.lines, 2, 7)
     np.testing.assert_allclose(state.model.params["w"], versions[7], rtol=1e-6)
     np.testing.assert_allclose(found.model.params["w"], replayed(second.log.lines, 2, 14, versions)[0][14], rtol=1e-6)
+
+
+def test_private_states_follow_their_clients(tmp_path):
+    """A client's weight grows with its visits, which only its state has counted."""
+    engine = Paced(late={"q2": 4})
+    run(FedBuff(1, "measured", local=CountVisits(lr=0.3, batch_size=0)), engine, 15, checkpoints=Checkpoints(tmp_path))
+    visits = [state["visits"] for _, state in Checkpoints(tmp_path).clients(15)]
+    assert sum(visits) == 15
+    assert max(visits) > 1
 
 
 def test_clients_judge_the_model_while_others_are_at_work():
