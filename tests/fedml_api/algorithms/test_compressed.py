@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fedml_api import Experiment, FedAvg, LocalSGD, Standalone, simulate
-from fedml_api.algorithms import Compressed, FedProx
+from fedml_api.algorithms import Compressed, FedProx, HypCluster
 from fedml_api.algorithms.compressed import CompressedCohort
 from fedml_api.distributed import Loopback
 from fedml_api.run.checkpoint import Checkpoints
@@ -342,3 +342,9 @@ def test_tasks_cross_to_devices():
 def test_it_is_registered():
     assert algorithms["compressed"] is Compressed
     assert isinstance(Compressed(FedAvg()).compressor, Uniform)
+
+
+def test_clients_see_what_the_algorithm_shows_them():
+    inner = HypCluster(clusters=2)
+    state = inner.init(ModelState.of(torch.nn.Linear(2, 2)))
+    assert tree.digest(Compressed(inner).shown(state)) == tree.digest(inner.shown(state)) != tree.digest(inner.model(state))
