@@ -189,7 +189,8 @@ def picture(wanted: Sequence[Job], folder: Path, path: Path) -> None:
                 if runs := done.get((problem.name, algorithm)):
                     rounds, values = _curve(runs, metric)
                     label = f"{algorithm} {values[-1]:.3f}" if values else algorithm
-                    axes.plot(rounds, values, color=COLOURS[k % len(COLOURS)], linewidth=1.6, label=label)
+                    marker = "o" if len(rounds) == 1 else ""
+                    axes.plot(rounds, values, color=COLOURS[k % len(COLOURS)], linewidth=1.6, marker=marker, label=label)
             axes.axhline(problem.target, color="0.6", linewidth=0.8, linestyle=":")
             axes.set_title(f"{problem.name}: {title}", fontsize=10)
             axes.set_ylim(0, 1)

@@ -35,7 +35,7 @@ PROBLEMS = (
 # Rates of clients and servers on the images: the best of Reddi et al. (ICLR 2021, tables 8 and 9) for EMNIST and its CNN, 10^-1 and
 # 10^0 for FedAvg, 10^-1.5 and 10^-0.5 for FedAvgM, 10^-1.5, 10^-2.5 and tau = 10^-4 for FedAdam and FedYogi, 10^-1.5, 10^-1 and
 # tau = 10^-2 for FedAdagrad; others start from FedAvg's. On Synthetic(1, 1): 0.01 and mu = 1 of Li et al. (MLSys 2020). What is
-# specific to an algorithm is its paper's choice.
+# specific to an algorithm is its paper's choice. SCAFFOLD diverged at 0.1 on mnist5k with two of three seeds, so it has a third.
 #
 # algorithm, rate on (synthetic, mnist5k, fashion_mnist), further settings
 TABLE = (
@@ -47,7 +47,7 @@ TABLE = (
     Row("fedyogi", (0.01, 0.0316, 0.0316), "server.lr=0.00316 server.tau=0.0001"),
     Row("fedprox", (0.01, 0.1, 0.1), "mu=1.0"),
     Row("fednova", (0.01, 0.1, 0.1)),
-    Row("scaffold", (0.01, 0.1, 0.1)),
+    Row("scaffold", (0.01, 0.0316, 0.0316)),
     Row("feddyn", (0.01, 0.1, 0.1), "alpha=0.1"),
     Row("mime", (0.01, 0.1, 0.1)),
     Row("mimelite", (0.01, 0.1, 0.1)),
