@@ -10,7 +10,7 @@ FEDAVG = {"name": "fedavg", "local": LOCAL}
 FEDBUFF = {"name": "fedbuff", "buffer": 2, "durations": "examples", "local": LOCAL}
 
 
-@pytest.mark.parametrize("inner", [FEDAVG, FEDBUFF], ids=lambda inner: inner["name"])
+@pytest.mark.parametrize("inner", [FEDAVG, pytest.param(FEDBUFF, marks=pytest.mark.soak)], ids=lambda inner: inner["name"])
 def test_devices_train_the_model_of_the_simulation_on_few_coordinates(federation, inner):
     path = federation.folder / "edge.yaml"
     compressed = {"name": "compressed", "compressor": {"name": "topk", "fraction": 0.05}, "algorithm": inner}

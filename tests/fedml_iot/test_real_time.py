@@ -46,6 +46,7 @@ def test_a_device_that_sleeps_is_not_waited_for_and_counts_when_it_awakes(federa
     assert max(staleness(federation)) >= 5
 
 
+@pytest.mark.soak
 def test_a_device_dies_and_the_server_dies(federation):
     federation.join(*DEVICES)
     server = federation.serve("engine.devices=3")
