@@ -8,7 +8,6 @@ from typing import Annotated
 import torch
 from msgspec import Meta
 
-from fedml_api.algorithms.fedavg import FedAvg
 from fedml_api.algorithms.qfedavg import ratio
 from fedml_core import tree
 from fedml_core.federation import (
@@ -107,7 +106,7 @@ class Agnostic(Algorithm):
     server: ServerOptimizer = SGD()
 
     def init(self, model: ModelState) -> AgnosticState:
-        return AgnosticState(model, FedAvg(server=self.server).init(model).optimizer, {})
+        return AgnosticState(model, self.server.init(model), {})
 
     def round(self, state: AgnosticState, cohort: Cohort) -> tuple[AgnosticState, dict[str, Mean]]:
         asked = cohort.map(DomainLosses(), shared=state.model).gather()

@@ -43,9 +43,7 @@ class Mixture(Around):
     alpha_lr: NotNegative
 
     def visits(self, client: Client) -> Visits:
-        visits = self.local.visits(client)
-        twice = [rows for batch in torch.split(visits.order, visits.lengths) for rows in (batch, batch)]
-        return Visits(torch.cat([visits.order[:0], *twice]), [length for length in visits.lengths for _ in range(2)])
+        return self.local.visits(client).twice()
 
     def plain_rate(self, round: int) -> None:
         return None

@@ -62,9 +62,7 @@ class VarianceReduced(Around):
     local: LocalSGD
 
     def visits(self, client: Client) -> Visits:
-        order, lengths = self.local.visits(client)
-        twice = [part for batch in torch.split(order, lengths) for part in (batch, batch)]
-        return Visits(torch.cat(twice) if twice else order, [length for length in lengths for _ in range(2)])
+        return self.local.visits(client).twice()
 
     def begin(self, params: Tensors, context: LocalContext) -> Tree:
         return {"local": self.local.begin(params, context), "client": tree.clone(params), "anchor": None}

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from fedml_api.algorithms.fedavg import FedAvg, ServerState
+from fedml_api.algorithms.fedavg import ServerState
 from fedml_core import tree
 from fedml_core.federation import (
     SGD,
@@ -79,7 +79,7 @@ class QFedAvg(Algorithm):
     server: ServerOptimizer = SGD()
 
     def init(self, model: ModelState) -> ServerState:
-        return FedAvg(server=self.server).init(model)
+        return ServerState(model, self.server.init(model))
 
     def round(self, state: ServerState, cohort: Cohort) -> tuple[ServerState, dict[str, Mean]]:
         asked = cohort.map(Evaluate(on="train"), shared=state.model).gather()

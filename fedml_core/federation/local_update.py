@@ -51,6 +51,11 @@ class Visits(NamedTuple):
     order: Tensor
     lengths: list[int]
 
+    def twice(self) -> Visits:
+        """The same batches, each of them two times in a row."""
+        batches = [rows for batch in torch.split(self.order, self.lengths) for rows in (batch, batch)]
+        return Visits(torch.cat([self.order[:0], *batches]), [length for length in self.lengths for _ in range(2)])
+
 
 class LocalUpdate(Task):
     """Train the server's model on the client's data and reply with the change.
