@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Literal
@@ -11,16 +12,26 @@ from msgspec import Meta
 from fedml_api.standalone.auto import Choice, choose
 from fedml_api.standalone.executor import Executor, Work, log
 from fedml_api.standalone.state_store import StateStore
+from fedml_core import tree
+from fedml_core.errors import FedMLError
 from fedml_core.federation import (
+    SERVER,
     Aggregator,
+    Client,
+    ClientRunner,
     ClientValues,
     Cohort,
+    Conversation,
+    Dialogue,
     Engine,
     Folded,
+    Gathered,
     LocalUpdate,
     Reply,
     Session,
     Setup,
+    Spoken,
+    Talks,
     Task,
     engines,
 )
@@ -112,7 +123,16 @@ class StandaloneCohort(Cohort):
     def only(self, clients: Sequence[str], round: int | None = None) -> Cohort:
         return self.session.cohort(self.round if round is None else round, clients)
 
+    @property
+    def server(self) -> Client:
+        return ClientRunner.of_server(self.session.setup, self.round)
+
+    def converse(self, task: Dialogue, shared: Tree, own: Mapping[str, Tree] | None = None) -> Conversation:
+        return StandaloneConversation(self, task, shared, own or {})
+
     def map(self, task: Task, shared: Tree, own: Mapping[str, Tree] | None = None) -> ClientValues:
+        if isinstance(task, Dialogue):
+            return Spoken(self, task, shared, own)
         return StandaloneValues(self.session, Work(self.round, task, shared, self.clients, own or {}, self.session.states))
 
 
@@ -132,3 +152,49 @@ class StandaloneValues(ClientValues):
         total, states = self.session.executor(self.work).fold(self.work, aggregator)
         self.session.states.update(states)
         return aggregator.finish(total)
+
+
+class StandaloneConversation(Conversation):
+    """All dialogues of a cohort in this process, each as far as it gets by itself."""
+
+    def __init__(self, cohort: StandaloneCohort, task: Dialogue, shared: Tree, own: Mapping[str, Tree]) -> None:
+        self.clients, self.lost = cohort.clients, ()
+        self.session = cohort.session
+        self.letters: dict[str, deque[Tree]] = defaultdict(deque)
+        self.talks = Talks(self._outside)
+        runner = ClientRunner(self.session.setup)
+        for id in cohort.clients:
+            self.talks.begin(*runner.talk(id, cohort.round, task, shared, own.get(id), self.session.states.get(id)))
+
+    def _outside(self, sender: str, recipient: str, letter: Tree) -> None:
+        if recipient != SERVER:
+            raise FedMLError(f"client {sender} writes to {recipient}, who does not take part in the conversation")
+        self.letters[sender].append(letter)
+
+    def _run(self, silent: Callable[[str], bool]) -> None:
+        """Go on until everyone waits, or is through; nobody may be left waiting who is `silent`."""
+        self.talks.run()
+        for error in self.talks.failed.values():
+            raise error
+        waiting = self.talks.waiting()
+        if stuck := [id for id in waiting if silent(id)]:
+            others = "; ".join(f"client {id} waits for {' and '.join(parties)}" for id, parties in waiting.items())
+            raise FedMLError(f"nobody can go on: the server waits for client {stuck[0]}; {others}")
+
+    def hear(self, *clients: str) -> dict[str, Tree]:
+        wanted = [id for id in self.clients if not clients or id in clients]
+        self._run(lambda id: id in wanted and not self.letters[id])
+        return {id: self.letters[id].popleft() for id in wanted if self.letters[id]}
+
+    def say(self, letters: Mapping[str, Tree]) -> None:
+        for id, letter in letters.items():
+            self.talks.deliver(SERVER, id, tree.clone(letter))
+
+    def replies(self) -> ClientValues:
+        self._run(lambda id: True)
+        replies = {id: self.talks.replies[id] for id in self.clients}
+        self.session.states.update((id, reply.state) for id, reply in replies.items() if reply.state is not None)
+        return Gathered(replies)
+
+    def __exit__(self, *_: object) -> None:
+        self.letters.clear()

@@ -3,7 +3,8 @@
 from fedml_core.federation.aggregator import Aggregator, Folded, WeightedMean, aggregators, merge_metrics
 from fedml_core.federation.algorithm import Algorithm, Composed, algorithms
 from fedml_core.federation.client import Client, Mean, Replies, Reply, Task, Workspace, Wrapping, tasks
-from fedml_core.federation.cohort import ClientValues, Cohort
+from fedml_core.federation.cohort import ClientValues, Cohort, Gathered, Spoken
+from fedml_core.federation.dialogue import SERVER, Conversation, Dialogue, Letters, Post, Saying, ask
 from fedml_core.federation.engine import ClientData, Engine, Session, Setup, engines
 from fedml_core.federation.evaluate import CountExamples, Evaluate
 from fedml_core.federation.full_gradient import FullGradient
@@ -12,9 +13,11 @@ from fedml_core.federation.private_part import Private, PrivatePart, private_nam
 from fedml_core.federation.runner import ClientRunner
 from fedml_core.federation.sampling import sample_clients
 from fedml_core.federation.server_optimizer import SGD, Adagrad, Adam, ServerOptimizer, Yogi, server_optimizers
+from fedml_core.federation.talks import Talks
 from fedml_core.federation.wire import describe, restore
 
 __all__ = [
+    "SERVER",
     "SGD",
     "Adagrad",
     "Adam",
@@ -27,21 +30,29 @@ __all__ = [
     "ClientValues",
     "Cohort",
     "Composed",
+    "Conversation",
     "CountExamples",
+    "Dialogue",
     "Engine",
     "Evaluate",
     "Folded",
     "FullGradient",
+    "Gathered",
+    "Letters",
     "LocalSGD",
     "LocalUpdate",
     "Mean",
+    "Post",
     "Private",
     "PrivatePart",
     "Replies",
     "Reply",
+    "Saying",
     "ServerOptimizer",
     "Session",
     "Setup",
+    "Spoken",
+    "Talks",
     "Task",
     "Visits",
     "WeightedMean",
@@ -50,6 +61,7 @@ __all__ = [
     "Yogi",
     "aggregators",
     "algorithms",
+    "ask",
     "describe",
     "engines",
     "local_updates",

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fedml_core.errors import ConfigError
 from fedml_core.federation.aggregator import Aggregator, Folded
-from fedml_core.federation.client import Reply, Task
+from fedml_core.federation.client import Client, Reply, Task
+from fedml_core.federation.dialogue import Conversation, Dialogue
 from fedml_core.tree import Tree
 
 
@@ -42,6 +43,29 @@ class ClientValues(ABC):
         return dict(self)
 
 
+class Gathered(ClientValues):
+    """Replies that are here already."""
+
+    def __init__(self, replies: Mapping[str, Reply]) -> None:
+        self.replies = replies
+
+    def __iter__(self) -> Iterator[tuple[str, Reply]]:
+        return iter(self.replies.items())
+
+
+class Spoken(ClientValues):
+    """The replies of clients who talk among themselves, while the server says nothing."""
+
+    def __init__(self, cohort: Cohort, task: Dialogue, shared: Tree, own: Mapping[str, Tree] | None) -> None:
+        self.cohort, self.task, self.shared, self.own = cohort, task, shared, own
+
+    def __iter__(self) -> Iterator[tuple[str, Reply]]:
+        self.ask_once()
+        with self.cohort.converse(self.task, self.shared, self.own) as conversation:
+            replies = conversation.replies()
+        yield from replies
+
+
 class Cohort(ABC):
     """The clients sampled for one round.
 
@@ -50,6 +74,8 @@ class Cohort(ABC):
         clients: ids, in the order in which their replies are folded.
         population: how many clients could have been sampled.
         missing: those of them that did not reply when they were asked last; the algorithm has done without.
+        server: the server's own place to compute, as if it were a client without examples. Torch's generator may have been drawn
+            from by others in between: `server.seed_torch` before each use of it.
     """
 
     round: int
@@ -68,6 +94,17 @@ class Cohort(ABC):
     @abstractmethod
     def only(self, clients: Sequence[str], round: int | None = None) -> Cohort:
         """The cohort of these clients of the population: in this round, or in another one, with the draws of that."""
+
+    @property
+    @abstractmethod
+    def server(self) -> Client: ...
+
+    @abstractmethod
+    def converse(self, task: Dialogue, shared: Tree, own: Mapping[str, Tree] | None = None) -> Conversation:
+        """Begin a dialogue with every client, `shared` and `own` as for `map`; the server talks through what is returned.
+
+        Where nobody talks with the server, `map` does.
+        """
 
     @property
     def at_work(self) -> Mapping[str, int]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 
+import torch
+
 from fedml_core.federation.client import Client, Reply, Task, Workspace
+from fedml_core.federation.dialogue import SERVER, Dialogue, Saying
 from fedml_core.federation.engine import Setup
 from fedml_core.tree import Tree
 
@@ -21,6 +24,17 @@ class ClientRunner:
         setup = self.setup
         train, test = setup.data.train(id), setup.data.test(id)
         return Client(id, round, setup.seed, train, test, setup.trainer, self.workspace, state)
+
+    @classmethod
+    def of_server(cls, setup: Setup, round: int) -> Client:
+        """The server as `Cohort.server` shows it."""
+        none = setup.data.global_test.subset(torch.empty(0, dtype=torch.int64, device=setup.device))
+        return Client(SERVER, round, setup.seed, none, none, setup.trainer, cls(setup).workspace)
+
+    def talk(self, id: str, round: int, task: Dialogue, shared: Tree, own: Tree, state: Tree) -> tuple[Client, Saying]:
+        """Client `id` in a workspace of its own, which it has until its dialogue is over, and the dialogue."""
+        client = ClientRunner(self.setup, type(self.workspace)).client(id, round, state)
+        return client, task.talk(client, shared, own)
 
     def __call__(self, id: str, round: int, task: Task, shared: Tree, own: Tree, state: Tree) -> Reply:
         """The reply of client `id`, whose private state is `state`."""
