@@ -24,7 +24,7 @@ class DescendTogether(Dialogue):
 @tasks.register("test_pass_round")
 @settings
 class PassRound(Dialogue):
-    """Everyone tells the next in `own["to"]` a number that grows by what came from `own["from"]`, `laps` times, without the server."""
+    """Everyone tells `own["to"]` a number, and adds to it what comes from `own["from"]`, `laps` times, without the server."""
 
     laps: int = 3
 
@@ -73,7 +73,7 @@ class Break(Dialogue):
 
 
 def descend_together(cohort, rounds_of_shared=0.5):
-    """The server's side of DescendTogether: everybody gets the mean of what was said, of the server's own noise no more than is keyed."""
+    """The server's side of DescendTogether: everybody gets the mean of what was said, with noise from the server's torch stream."""
     lengths = []
     with cohort.converse(DescendTogether(), {"scale": torch.tensor(rounds_of_shared)}) as conversation:
         while said := conversation.hear():

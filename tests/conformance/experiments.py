@@ -6,6 +6,7 @@ runs all of them on the MPI engine and prints their SHA-256 as JSON.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -43,6 +44,12 @@ ALGORITHMS = {
     "mimelite": lambda: algorithms["mimelite"](local=replace(LOCAL, momentum=0.0, lr=0.3)),
     "scaffold": lambda: algorithms["scaffold"](LOCAL),
 }
+# What an algorithm needs of its own instead of the experiment below: `model`, `data`, `trainer`, `clients_per_round`, ...
+OWN: dict[str, Callable[[], dict[str, object]]] = {}
+# Where learning shows, if not in the loss of the server's model on the global test set: another entry of the history.
+SHOWS_IN: dict[str, str] = {}
+# Clients that talk while they work are carried out in one way only, whatever the executor.
+TALKING: frozenset[str] = frozenset()
 
 
 def experiment(algorithm: str, engine: Engine, dropout: float = 0.3, **settings: object) -> Experiment:
@@ -50,9 +57,8 @@ def experiment(algorithm: str, engine: Engine, dropout: float = 0.3, **settings:
     torch.manual_seed(7)
     layers = [torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Dropout(dropout), torch.nn.Linear(8, 3)]
     defaults = {"rounds": 3, "clients_per_round": 5, "seed": 5, "threads": 1}
-    return Experiment(
-        model=torch.nn.Sequential(*layers), data=blobs(8), algorithm=ALGORITHMS[algorithm](), engine=engine, **(defaults | settings)
-    )
+    defaults |= {"model": torch.nn.Sequential(*layers), "data": blobs(8)} | OWN.get(algorithm, dict)()
+    return Experiment(algorithm=ALGORITHMS[algorithm](), engine=engine, **(defaults | settings))
 
 
 def main() -> None:
