@@ -9,6 +9,7 @@ from fedml_core.compression import Compress, Compressor, Decompressing, NoCompre
 from fedml_core.federation import (
     Aggregator,
     Algorithm,
+    Client,
     ClientValues,
     Cohort,
     Folded,
@@ -69,6 +70,10 @@ class CompressedCohort(Cohort):
     @property
     def missing(self) -> Sequence[str]:  # type: ignore[override]
         return self.cohort.missing
+
+    @property
+    def server(self) -> Client:  # type: ignore[override]
+        return self.cohort.server
 
     def map(self, task: Task, shared: Tree, own: Mapping[str, Tree] | None = None) -> ClientValues:
         once = self.compressor.feedback and not isinstance(task, LocalUpdate)

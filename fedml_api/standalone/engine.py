@@ -124,7 +124,7 @@ class StandaloneCohort(Cohort):
         return self.session.cohort(self.round if round is None else round, clients)
 
     @property
-    def server(self) -> Client:
+    def server(self) -> Client:  # type: ignore[override]
         return ClientRunner.of_server(self.session.setup, self.round)
 
     def converse(self, task: Dialogue, shared: Tree, own: Mapping[str, Tree] | None = None) -> Conversation:

@@ -95,16 +95,19 @@ class Cohort(ABC):
     def only(self, clients: Sequence[str], round: int | None = None) -> Cohort:
         """The cohort of these clients of the population: in this round, or in another one, with the draws of that."""
 
-    @property
-    @abstractmethod
-    def server(self) -> Client: ...
+    server: Client
 
-    @abstractmethod
     def converse(self, task: Dialogue, shared: Tree, own: Mapping[str, Tree] | None = None) -> Conversation:
         """Begin a dialogue with every client, `shared` and `own` as for `map`; the server talks through what is returned.
 
         Where nobody talks with the server, `map` does.
+
+        Raises:
+            ConfigError: this cohort changes what clients send, and cannot do so with their letters.
         """
+        raise ConfigError(
+            f"clients of a {type(self).__name__} cannot talk while they work: use the algorithm without what wraps it"
+        )
 
     @property
     def at_work(self) -> Mapping[str, int]:
