@@ -106,7 +106,7 @@ class Cohort(ABC):
             ConfigError: this cohort changes what clients send, and cannot do so with their letters.
         """
         raise ConfigError(
-            f"clients of a {type(self).__name__} cannot talk while they work: use the algorithm without what wraps it"
+            f"clients of a {type(self).__name__} cannot talk while they work: leave out what wraps the algorithm"
         )
 
     @property
