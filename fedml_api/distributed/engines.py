@@ -62,7 +62,7 @@ def threads(
     server = ServerManager(network[SERVER], setup.identity, setup.identity)
     try:
         server.wait_for(len(workers))
-        yield RemoteSession(server, _sizes(setup), fold_on_workers=fold_on_workers, device=setup.device)
+        yield RemoteSession(server, _sizes(setup), fold_on_workers=fold_on_workers, device=setup.device, setup=setup)
     finally:
         server.finish()
         for worker in workers:
@@ -116,7 +116,7 @@ class Mpi(Engine):
             server = ServerManager(com, setup.identity, setup.identity)
             server.wait_for((_ranks() or 1) - 1)
             try:
-                yield RemoteSession(server, _sizes(setup), ClientRunner(setup), self.fold_on_workers, setup.device)
+                yield RemoteSession(server, _sizes(setup), ClientRunner(setup), self.fold_on_workers, setup.device, setup)
             finally:
                 server.finish()
 
