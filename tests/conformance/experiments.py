@@ -15,12 +15,15 @@ from fedml_api import Experiment, LocalSGD, simulate
 from fedml_api.distributed import Mpi
 from fedml_core.compression import Rotated
 from fedml_core.federation import Engine, algorithms
+from fedml_core.topology import topologies
 from tests.conftest import blobs
 
 LOCAL = LocalSGD(lr=0.1, batch_size=5, momentum=0.5, clip=2.0)
 ALGORITHMS = {
     "compressed": lambda: algorithms["compressed"](algorithms["fedavg"](LOCAL), Rotated(levels=16)),
     "fedavg": lambda: algorithms["fedavg"](LOCAL),
+    "dfedavg": lambda: algorithms["dfedavg"](LOCAL, topology=topologies["small_world"](degree=2)),
+    "dpsgd": lambda: algorithms["dpsgd"](replace(LOCAL, lr=0.3, steps=2)),
     "fedadagrad": lambda: algorithms["fedadagrad"](LOCAL),
     "fedadam": lambda: algorithms["fedadam"](LOCAL),
     "fedavgm": lambda: algorithms["fedavgm"](momentum=0.5, local=LOCAL),
@@ -42,6 +45,8 @@ ALGORITHMS = {
     "fedyogi": lambda: algorithms["fedyogi"](LOCAL),
     "mime": lambda: algorithms["mime"](local=replace(LOCAL, momentum=0.0, lr=0.3)),
     "mimelite": lambda: algorithms["mimelite"](local=replace(LOCAL, momentum=0.0, lr=0.3)),
+    "online_pushsum": lambda: algorithms["online_pushsum"](LocalSGD(lr=0.3, batch_size=3), topologies["directed"](degree=2)),
+    "pushsum": lambda: algorithms["pushsum"](replace(LOCAL, lr=0.3, steps=2), topologies["exponential"]()),
     "scaffold": lambda: algorithms["scaffold"](LOCAL),
 }
 # What an algorithm needs of its own instead of the experiment below: `model`, `data`, `trainer`, `clients_per_round`, ...
