@@ -74,7 +74,7 @@ class Decentralized(Algorithm):
 def _look(nodes: list[GossipNode]) -> tuple[ModelState, float]:
     """The mean model, and the sum of the squared distances of all models in use from it."""
     weight = sum(1.0 if node.weight is None else float(node.weight) for node in nodes)
-    together: GossipNode = tree.map_tensors(lambda *parts: torch.stack(parts), *nodes)
+    together: GossipNode = tree.stack(nodes)
     mean: ModelState = tree.map_tensors(lambda part: part.sum(0) / weight, together.model)
     apart = tree.map_tensors(lambda part, middle: (part - middle).square().sum(dtype=torch.float64), together.used, mean)
     return mean, sum(float(part) for part in tree.tensors(apart.params))

@@ -141,9 +141,8 @@ class Replies:
     def apart(self) -> Iterator[tuple[str, Reply]]:
         """Client by client, in memory of their own."""
         plain = {name: (totals.tolist(), counts.tolist()) for name, (totals, counts) in self.metrics.items()}
-        for k, client in enumerate(self.clients):
+        for k, (client, value) in enumerate(zip(self.clients, tree.unstack(self.value, len(self.clients)), strict=True)):
             metrics = {name: Mean(totals[k], counts[k]) for name, (totals, counts) in plain.items()}
-            value = tree.map_tensors(lambda part, k=k: part[k].clone(), self.value)
             yield client, Reply(value, self.weights[k], metrics, self.states[k])
 
 
