@@ -21,6 +21,8 @@ from fedml_api.algorithms.hypcluster import HypCluster
 from fedml_api.algorithms.mime import Mime, MimeLite
 from fedml_api.algorithms.qfedavg import QFedAvg
 from fedml_api.algorithms.scaffold import Scaffold
+from fedml_api.algorithms.split import Split
+from fedml_api.algorithms.splitfed import SplitFed
 
 __all__ = [
     "APFL",
@@ -47,4 +49,6 @@ __all__ = [
     "MimeLite",
     "QFedAvg",
     "Scaffold",
+    "Split",
+    "SplitFed",
 ]

@@ -96,6 +96,12 @@ class Mean:
     total: float
     count: float
 
+    @classmethod
+    def of(cls, values: list[torch.Tensor]) -> Mean:
+        """The mean over some batches' values, `[b]` each, summed as float64."""
+        seen = torch.cat(values) if values else torch.zeros(0)
+        return cls(float(seen.sum(dtype=torch.float64)), seen.shape[0])
+
     @property
     def value(self) -> float:
         return self.total / self.count if self.count else float("nan")

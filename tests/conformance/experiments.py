@@ -43,13 +43,15 @@ ALGORITHMS = {
     "mime": lambda: algorithms["mime"](local=replace(LOCAL, momentum=0.0, lr=0.3)),
     "mimelite": lambda: algorithms["mimelite"](local=replace(LOCAL, momentum=0.0, lr=0.3)),
     "scaffold": lambda: algorithms["scaffold"](LOCAL),
+    "split": lambda: algorithms["split"](cut=1, local=LOCAL),
+    "splitfed": lambda: algorithms["splitfed"](cut=1, version="v2", local=LOCAL),
 }
 # What an algorithm needs of its own instead of the experiment below: `model`, `data`, `trainer`, `clients_per_round`, ...
 OWN: dict[str, Callable[[], dict[str, object]]] = {}
 # Where learning shows, if not in the loss of the server's model on the global test set: another entry of the history.
 SHOWS_IN: dict[str, str] = {}
 # Clients that talk while they work are carried out in one way only, whatever the executor.
-TALKING: frozenset[str] = frozenset()
+TALKING: frozenset[str] = frozenset({"split", "splitfed"})
 
 
 def experiment(algorithm: str, engine: Engine, dropout: float = 0.3, **settings: object) -> Experiment:
