@@ -2,8 +2,22 @@
 
 from fedml_api.model.cnn import McMahanCNN, ReddiCNN
 from fedml_api.model.gan import GAN
+from fedml_api.model.in_parts import CNNInParts, Edge, InParts, ResNetInParts
 from fedml_api.model.linear import LogisticRegression, TwoNN
 from fedml_api.model.model_spec import ModelSpec, models
 from fedml_api.model.recurrent import WordLSTM
 
-__all__ = ["GAN", "LogisticRegression", "McMahanCNN", "ModelSpec", "ReddiCNN", "TwoNN", "WordLSTM", "models"]
+__all__ = [
+    "GAN",
+    "CNNInParts",
+    "Edge",
+    "InParts",
+    "LogisticRegression",
+    "McMahanCNN",
+    "ModelSpec",
+    "ReddiCNN",
+    "ResNetInParts",
+    "TwoNN",
+    "WordLSTM",
+    "models",
+]

@@ -41,6 +41,12 @@ class Workspace:
             buffer.copy_(first)
         return self.module
 
+    def part(self, module: nn.Module) -> Workspace:
+        """Part of this workspace's module, to work in by itself."""
+        part, inside = Workspace(module, self.precision), {id(buffer) for buffer in module.buffers()}
+        part.counters = [(buffer, first) for buffer, first in self.counters if id(buffer) in inside]
+        return part
+
     def mean_of(self, rows: int) -> torch.Tensor:
         """The weights of a mean over `rows` examples: float32 `[rows]`, each 1/rows."""
         if rows not in self._means:

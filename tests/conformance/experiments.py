@@ -15,9 +15,11 @@ from fedml_api import Experiment, LocalSGD, simulate
 from fedml_api.distributed import Mpi
 from fedml_core.compression import Rotated
 from fedml_core.federation import Engine, algorithms
-from tests.conftest import blobs
+from tests.conftest import blobs, in_parts
 
 LOCAL = LocalSGD(lr=0.1, batch_size=5, momentum=0.5, clip=2.0)
+# Of networks with batch normalisation, which can do nothing with one row.
+WHOLE_BATCHES = replace(LOCAL, lr=0.2, epochs=4, drop_last=True)
 ALGORITHMS = {
     "compressed": lambda: algorithms["compressed"](algorithms["fedavg"](LOCAL), Rotated(levels=16)),
     "fedavg": lambda: algorithms["fedavg"](LOCAL),
@@ -26,6 +28,7 @@ ALGORITHMS = {
     "fedavgm": lambda: algorithms["fedavgm"](momentum=0.5, local=LOCAL),
     "feddyn": lambda: algorithms["feddyn"](alpha=1.0, local=LOCAL),
     "fedgan": lambda: algorithms["fedgan"](interval=4, local=LOCAL),
+    "fedgkt": lambda: algorithms["fedgkt"](WHOLE_BATCHES, WHOLE_BATCHES),
     "fednova": lambda: algorithms["fednova"](LOCAL),
     "fedbuff": lambda: algorithms["fedbuff"](buffer=2, local=LOCAL),
     "qfedavg": lambda: algorithms["qfedavg"](q=0.5, local=LOCAL),
@@ -47,9 +50,11 @@ ALGORITHMS = {
     "splitfed": lambda: algorithms["splitfed"](cut=1, version="v2", local=LOCAL),
 }
 # What an algorithm needs of its own instead of the experiment below: `model`, `data`, `trainer`, `clients_per_round`, ...
-OWN: dict[str, Callable[[], dict[str, object]]] = {}
+OWN: dict[str, Callable[[], dict[str, object]]] = {
+    "fedgkt": lambda: {"model": in_parts(of_client={"c3": "wide"}), "data": blobs(8, tested=8), "evaluate_clients": 1},
+}
 # Where learning shows, if not in the loss of the server's model on the global test set: another entry of the history.
-SHOWS_IN: dict[str, str] = {}
+SHOWS_IN: dict[str, str] = {"fedgkt": "client_loss"}
 # Clients that talk while they work are carried out in one way only, whatever the executor.
 TALKING: frozenset[str] = frozenset({"split", "splitfed"})
 
