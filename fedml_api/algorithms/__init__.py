@@ -11,6 +11,7 @@ from fedml_api.algorithms.fedbuff import FedBuff
 from fedml_api.algorithms.feddyn import FedDyn
 from fedml_api.algorithms.fedgan import FedGAN
 from fedml_api.algorithms.fedgkt import FedGKT
+from fedml_api.algorithms.fednas import FedNAS
 from fedml_api.algorithms.fednova import FedNova
 from fedml_api.algorithms.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedml_api.algorithms.fedper import FedPer
@@ -39,6 +40,7 @@ __all__ = [
     "FedDyn",
     "FedGAN",
     "FedGKT",
+    "FedNAS",
     "FedNova",
     "FedPer",
     "FedProx",

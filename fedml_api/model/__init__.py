@@ -1,6 +1,7 @@
 """Networks by name."""
 
 from fedml_api.model.cnn import McMahanCNN, ReddiCNN
+from fedml_api.model.darts import Darts, DartsSearch, Genotype
 from fedml_api.model.gan import GAN
 from fedml_api.model.in_parts import CNNInParts, Edge, InParts, ResNetInParts
 from fedml_api.model.linear import LogisticRegression, TwoNN
@@ -10,7 +11,10 @@ from fedml_api.model.recurrent import WordLSTM
 __all__ = [
     "GAN",
     "CNNInParts",
+    "Darts",
+    "DartsSearch",
     "Edge",
+    "Genotype",
     "InParts",
     "LogisticRegression",
     "McMahanCNN",

@@ -223,7 +223,10 @@ class LocalSGD(LocalUpdate):
         return clip + self.transforms + decay + momentum
 
     def visits(self, client: Client) -> Visits:
-        count, draw = len(client.train), client.rng("batches")
+        return self.course(len(client.train), client.rng("batches"))
+
+    def course(self, count: int, draw: np.random.Generator) -> Visits:
+        """The batches of so many examples."""
         if not count:
             return Visits(torch.empty(0, dtype=torch.int64), [])
         size = min(self.batch_size or count, count)

@@ -29,6 +29,7 @@ ALGORITHMS = {
     "feddyn": lambda: algorithms["feddyn"](alpha=1.0, local=LOCAL),
     "fedgan": lambda: algorithms["fedgan"](interval=4, local=LOCAL),
     "fedgkt": lambda: algorithms["fedgkt"](WHOLE_BATCHES, WHOLE_BATCHES),
+    "fednas": lambda: algorithms["fednas"](replace(LOCAL, epochs=2), LocalSGD(lr=0.5)),
     "fednova": lambda: algorithms["fednova"](LOCAL),
     "fedbuff": lambda: algorithms["fedbuff"](buffer=2, local=LOCAL),
     "qfedavg": lambda: algorithms["qfedavg"](q=0.5, local=LOCAL),
@@ -53,10 +54,23 @@ ALGORITHMS = {
 OWN: dict[str, Callable[[], dict[str, object]]] = {
     "fedgkt": lambda: {"model": in_parts(of_client={"c3": "wide"}), "data": blobs(8, tested=8), "evaluate_clients": 1},
 }
+OWN: dict[str, Callable[[], dict[str, object]]] = {"fednas": lambda: {"model": Mixture()}}
 # Where learning shows, if not in the loss of the server's model on the global test set: another entry of the history.
 SHOWS_IN: dict[str, str] = {"fedgkt": "client_loss"}
 # Clients that talk while they work are carried out in one way only, whatever the executor.
 TALKING: frozenset[str] = frozenset({"split", "splitfed"})
+
+
+class Mixture(torch.nn.Module):
+    """A hidden layer of which the activation is to be found."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out, self.alphas = torch.nn.Linear(5, 8), torch.nn.Linear(8, 3), torch.nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden, shares = self.hidden(x), self.alphas.softmax(0)
+        return self.out(shares[0] * hidden.tanh() + shares[1] * hidden.relu() + shares[2] * hidden)
 
 
 def experiment(algorithm: str, engine: Engine, dropout: float = 0.3, **settings: object) -> Experiment:
