@@ -43,13 +43,14 @@ ALGORITHMS = {
     "mime": lambda: algorithms["mime"](local=replace(LOCAL, momentum=0.0, lr=0.3)),
     "mimelite": lambda: algorithms["mimelite"](local=replace(LOCAL, momentum=0.0, lr=0.3)),
     "scaffold": lambda: algorithms["scaffold"](LOCAL),
+    "turboaggregate": lambda: algorithms["turboaggregate"](group_size=3, dropout=0.25, local=LOCAL),
 }
 # What an algorithm needs of its own instead of the experiment below: `model`, `data`, `trainer`, `clients_per_round`, ...
-OWN: dict[str, Callable[[], dict[str, object]]] = {}
+OWN: dict[str, Callable[[], dict[str, object]]] = {"turboaggregate": lambda: {"clients_per_round": 8}}
 # Where learning shows, if not in the loss of the server's model on the global test set: another entry of the history.
 SHOWS_IN: dict[str, str] = {}
 # Clients that talk while they work are carried out in one way only, whatever the executor.
-TALKING: frozenset[str] = frozenset()
+TALKING: frozenset[str] = frozenset({"turboaggregate"})
 
 
 def experiment(algorithm: str, engine: Engine, dropout: float = 0.3, **settings: object) -> Experiment:
