@@ -25,6 +25,7 @@ from fedml_api.algorithms.qfedavg import QFedAvg
 from fedml_api.algorithms.scaffold import Scaffold
 from fedml_api.algorithms.split import Split
 from fedml_api.algorithms.splitfed import SplitFed
+from fedml_api.algorithms.turboaggregate import TurboAggregate
 
 __all__ = [
     "APFL",
@@ -55,4 +56,5 @@ __all__ = [
     "Scaffold",
     "Split",
     "SplitFed",
+    "TurboAggregate",
 ]

@@ -51,13 +51,16 @@ def test_api_does_not_import_upwards(path):
 
 
 @pytest.mark.parametrize(
-    "path", [*files("fedml_core/trainer"), *files("fedml_core/partition"), ROOT / "fedml_core/tree.py"], ids=str
+    "path",
+    [*(path for part in ("trainer", "partition", "security") for path in files(f"fedml_core/{part}")), ROOT / "fedml_core/tree.py"],
+    ids=str,
 )
 def test_mathematics_knows_no_conversation(path):
     below = (
         "fedml_core.tree",
         "fedml_core.trainer",
         "fedml_core.partition",
+        "fedml_core.security",
         "fedml_core.settings",
         "fedml_core.errors",
         "fedml_core.rng",
@@ -80,6 +83,7 @@ def test_algorithms_know_mathematics_and_cohorts_and_no_engine(path):
         "fedml_core.federation",
         "fedml_core.topology",
         "fedml_core.compression",
+        "fedml_core.security",
         "fedml_core.settings",
         "fedml_core.rng",
         "fedml_core.errors",
@@ -138,6 +142,7 @@ def test_the_command_line_loads_no_torch_before_it_is_needed():
         "fedml_core.federation",
         "fedml_core.trainer",
         "fedml_core.partition",
+        "fedml_core.security",
         "fedml_core.worker",
         "fedml_api.data",
         "fedml_api.model",

@@ -55,6 +55,10 @@ OWN: dict[str, Callable[[], dict[str, object]]] = {
     "fedgkt": lambda: {"model": in_parts(of_client={"c3": "wide"}), "data": blobs(8, tested=8), "evaluate_clients": 1},
 }
 OWN: dict[str, Callable[[], dict[str, object]]] = {"fednas": lambda: {"model": Mixture()}}
+    "turboaggregate": lambda: algorithms["turboaggregate"](group_size=3, dropout=0.25, local=LOCAL),
+}
+# What an algorithm needs of its own instead of the experiment below: `model`, `data`, `trainer`, `clients_per_round`, ...
+OWN: dict[str, Callable[[], dict[str, object]]] = {"turboaggregate": lambda: {"clients_per_round": 8}}
 # Where learning shows, if not in the loss of the server's model on the global test set: another entry of the history.
 SHOWS_IN: dict[str, str] = {"fedgkt": "client_loss"}
 # Clients that talk while they work are carried out in one way only, whatever the executor.
@@ -71,6 +75,7 @@ class Mixture(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden, shares = self.hidden(x), self.alphas.softmax(0)
         return self.out(shares[0] * hidden.tanh() + shares[1] * hidden.relu() + shares[2] * hidden)
+TALKING: frozenset[str] = frozenset({"turboaggregate"})
 
 
 def experiment(algorithm: str, engine: Engine, dropout: float = 0.3, **settings: object) -> Experiment:
