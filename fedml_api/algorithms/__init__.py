@@ -4,6 +4,7 @@ from fedml_api.algorithms.agnostic import Agnostic
 from fedml_api.algorithms.apfl import APFL
 from fedml_api.algorithms.compressed import Compressed
 from fedml_api.algorithms.ditto import Ditto
+from fedml_api.algorithms.dpsgd import DPSGD, DFedAvg
 from fedml_api.algorithms.fedavg import FedAvg
 from fedml_api.algorithms.fedavgm import FedAvgM
 from fedml_api.algorithms.fedbn import FedBN
@@ -21,6 +22,7 @@ from fedml_api.algorithms.fedsgd import FedSGD
 from fedml_api.algorithms.hierarchical import Hierarchical
 from fedml_api.algorithms.hypcluster import HypCluster
 from fedml_api.algorithms.mime import Mime, MimeLite
+from fedml_api.algorithms.pushsum import OnlinePushSum, PushSum
 from fedml_api.algorithms.qfedavg import QFedAvg
 from fedml_api.algorithms.scaffold import Scaffold
 from fedml_api.algorithms.split import Split
@@ -29,8 +31,10 @@ from fedml_api.algorithms.turboaggregate import TurboAggregate
 
 __all__ = [
     "APFL",
+    "DPSGD",
     "Agnostic",
     "Compressed",
+    "DFedAvg",
     "Ditto",
     "FedAdagrad",
     "FedAdam",
@@ -52,6 +56,8 @@ __all__ = [
     "HypCluster",
     "Mime",
     "MimeLite",
+    "OnlinePushSum",
+    "PushSum",
     "QFedAvg",
     "Scaffold",
     "Split",

@@ -167,7 +167,7 @@ def parcels_of(letters: Mapping[str, Tree], length: int, known: Collection[str] 
             and are_names(letter.entered)
             and (FIELD.holds(letter.sums, (2, length)) if letter.entered else letter.sums is None)
             and (letter.shares is None if known else FIELD.holds(letter.shares, (2, length)))
-            and (not known or bool(letter.entered) and set(letter.entered) <= set(known))
+            and (not known or (bool(letter.entered) and set(letter.entered) <= set(known)))
         )
         if not sound:
             raise CommunicationError(
