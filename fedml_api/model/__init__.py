@@ -5,5 +5,6 @@ from fedml_api.model.gan import GAN
 from fedml_api.model.linear import LogisticRegression, TwoNN
 from fedml_api.model.model_spec import ModelSpec, models
 from fedml_api.model.recurrent import WordLSTM
+from fedml_api.model.resnet_cifar import ResNetCIFAR
 
-__all__ = ["GAN", "LogisticRegression", "McMahanCNN", "ModelSpec", "ReddiCNN", "TwoNN", "WordLSTM", "models"]
+__all__ = ["GAN", "LogisticRegression", "McMahanCNN", "ModelSpec", "ReddiCNN", "ResNetCIFAR", "TwoNN", "WordLSTM", "models"]
