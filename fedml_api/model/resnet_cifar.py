@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch.nn.functional as F
@@ -11,9 +10,9 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from fedml_api.model.model_spec import ModelSpec, Shape, models, outputs
+from fedml_api.model.norm import BatchNorm, Norm
 from fedml_core.settings import settings
 
-Norm = Callable[[int], nn.Module]
 Skip = Callable[[int, int, int, Norm], nn.Module]
 
 
@@ -22,38 +21,36 @@ Skip = Callable[[int, int, int, Norm], nn.Module]
 class ResNetCIFAR(ModelSpec):
     """Residual network for 32x32 pixels: 269,722 parameters at depth 20, 853,018 at depth 56, 1,727,962 at depth 110, 10 classes.
 
-    conv 3x3, 16 -> three stages of (depth - 2) / 6 basic blocks of 16, 32 and 64 channels, each but the first at half the resolution of
-    the one before -> mean over pixels -> dense. From images `[b, channels, height, width]` to logits `[b, classes]`. He, Zhang, Ren
-    and Sun, CVPR 2016, sec. 4.2.
+    conv 3x3, 16 -> three stages of (depth - 2) / 6 basic blocks of 16, 32 and 64 channels, each but the first at half the
+    resolution of the one before -> mean over pixels -> dense. From images `[b, channels, height, width]` to logits `[b, classes]`.
+    He, Zhang, Ren and Sun, CVPR 2016, sec. 4.2.
 
     Args:
-        norm: `batch`, as in the paper, whose statistics are averaged over the clients; or `group`, of channels in `groups` groups (Wu
-            and He, ECCV 2018), which has none, hence is not disturbed by clients of other classes (Hsieh et al., ICML 2020).
+        norm: the paper's is `batch`.
         shortcut: where a block changes resolution and channels: `A`, every other pixel and zeros for the new channels, without
             parameters, as in the paper; `B`, a convolution 1x1.
     """
 
     takes: ClassVar[str] = "images [channels, height, width] of at least 8x8 pixels"
     depth: Annotated[int, Meta(ge=8)] = 20
-    norm: Literal["batch", "group"] = "batch"
-    groups: Annotated[int, Meta(ge=1)] = 2
+    norm: Norm = BatchNorm()
     shortcut: Literal["A", "B"] = "A"
 
     def problems(self) -> Iterator[str]:
         if (self.depth - 2) % 6:
             yield f"depth = {self.depth}: three stages of blocks of two layers make 6n + 2: 20, 32, 44, 56, 110, ..."
-        yield from fault_of_groups(self.norm, self.groups, 16)
+        yield from self.norm.faults(16)
 
     @classmethod
     def fits(cls, shape: Shape) -> bool:
         return len(shape) == 3 and min(shape[1:]) >= 8
 
     def build(self, shape: Shape, classes: int | None) -> nn.Module:
-        logits, norm = outputs(self, shape, classes), normalised(self.norm, self.groups)
+        logits = outputs(self, shape, classes)
         blocks = (self.depth - 2) // 6
         skip = padded if self.shortcut == "A" else projected
-        layers = [nn.Sequential(conv(shape[0], 16, 3), norm(16), nn.ReLU())]
-        layers += stages(BasicBlock, 16, [(16, blocks, 1), (32, blocks, 2), (64, blocks, 2)], norm, skip)
+        layers = [nn.Sequential(conv(shape[0], 16, 3), self.norm(16), nn.ReLU())]
+        layers += stages(BasicBlock, 16, [(16, blocks, 1), (32, blocks, 2), (64, blocks, 2)], self.norm, skip)
         return as_he_et_al(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, logits)))
 
 
@@ -134,18 +131,6 @@ class _Padded(nn.Module):
 def conv(channels: int, results: int, size: int, stride: int = 1) -> nn.Conv2d:
     """A convolution before a normalisation, which makes a bias needless, that keeps the resolution but for the stride."""
     return nn.Conv2d(channels, results, size, stride, padding=size // 2, bias=False)
-
-
-def normalised(norm: Literal["batch", "group"], groups: int) -> Norm:
-    """What makes normalisation layers, by their channels."""
-    return nn.BatchNorm2d if norm == "batch" else partial(nn.GroupNorm, groups)
-
-
-def fault_of_groups(norm: Literal["batch", "group"], groups: int, channels: int) -> Iterator[str]:
-    """What to say if so many `channels`, the fewest of a network whose layers have multiples of it, cannot be put into `groups`."""
-    if norm == "group" and channels % groups:
-        fitting = ", ".join(str(number) for number in range(1, channels + 1) if not channels % number)
-        yield f"groups = {groups}: must divide {channels} channels. Allowed: {fitting}"
 
 
 def as_he_et_al(network: nn.Module) -> nn.Module:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedml_api.model import ResNetCIFAR
+from fedml_api.model import BatchNorm, GroupNorm, ResNetCIFAR
 from fedml_core.errors import ConfigError
 
 CIFAR = (3, 32, 32)
@@ -30,7 +30,7 @@ def by_hand(depth):
     return total
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("norm", [BatchNorm(), GroupNorm(4)], ids=str)
 @pytest.mark.parametrize(
     ("depth", "millions", "exactly"),
     # He et al., CVPR 2016, table 6.
@@ -67,10 +67,10 @@ def naive(p, x, n, norm, shortcut):
 
 @pytest.mark.parametrize("shape", [CIFAR, (1, 9, 12)], ids=str)
 @pytest.mark.parametrize("shortcut", ["A", "B"])
-@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("norm", [BatchNorm(), GroupNorm(4)], ids=str)
 def test_cifar_resnets_compute_what_the_paper_describes(norm, shortcut, shape):
     torch.manual_seed(0)
-    network = ResNetCIFAR(14, norm, 4, shortcut).build(shape, 7)
+    network = ResNetCIFAR(14, norm, shortcut).build(shape, 7)
     for layer in network.modules():  # normalisations begin as the identity up to scale, which would hide their order
         if isinstance(layer, (nn.BatchNorm2d, nn.GroupNorm)):
             nn.init.uniform_(layer.weight, 0.5, 1.5)
@@ -85,7 +85,7 @@ def test_cifar_resnets_compute_what_the_paper_describes(norm, shortcut, shape):
 
     found = network(x)
     assert found.shape == (3, 7)
-    torch.testing.assert_close(found, naive(network.parameters(), x, 2, {"batch": batch, "group": group}[norm], shortcut))
+    torch.testing.assert_close(found, naive(network.parameters(), x, 2, batch if norm == BatchNorm() else group, shortcut))
 
 
 def kinds(network):
@@ -94,12 +94,12 @@ def kinds(network):
 
 def test_normalisation_by_groups_leaves_none_by_batches():
     """So each example is judged alone: the others of its batch change nothing."""
-    network = ResNetCIFAR(8, "group").build(CIFAR, 10)
+    network = ResNetCIFAR(8, GroupNorm()).build(CIFAR, 10)
     assert kinds(network) == {nn.GroupNorm}
     assert not list(network.buffers())
     x = torch.randn(4, *CIFAR)
     torch.testing.assert_close(network(x)[:1], network(x[:1]))
-    batch = ResNetCIFAR(8, "batch").build(CIFAR, 10)
+    batch = ResNetCIFAR(8).build(CIFAR, 10)
     assert kinds(batch) == {nn.BatchNorm2d}
     assert (batch(x)[:1] - batch(x[:1])).abs().max() > 1e-2
 
@@ -114,6 +114,5 @@ def test_convolutions_are_drawn_as_he_et_al_do():
 def test_settings_that_make_no_network_are_refused():
     with pytest.raises(ConfigError, match="depth = 21: three stages of blocks of two layers make 6n"):
         ResNetCIFAR(21)
-    with pytest.raises(ConfigError, match=r"groups = 3: must divide 16 channels\. Allowed: 1, 2, 4, 8, 16"):
-        ResNetCIFAR(20, "group", 3)
-    ResNetCIFAR(20, "batch", 3)
+    with pytest.raises(ConfigError, match=r"norm.groups = 3: must divide 16 channels\. Allowed: 1, 2, 4, 8, 16"):
+        ResNetCIFAR(norm=GroupNorm(3))
