@@ -16,10 +16,16 @@ def test_models_are_registered():
         "2nn",
         "cnn",
         "cnn_mcmahan",
+        "efficientnet_b0",
         "gan",
         "lr",
         "lstm_words",
+        "mobilenet",
+        "mobilenet_v3",
+        "resnet",
         "resnet_cifar",
+        "vgg",
+        "vit_b_16",
     ]
 
 
