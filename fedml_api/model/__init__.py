@@ -5,8 +5,13 @@ from fedml_api.model.darts import Darts, DartsSearch, Genotype
 from fedml_api.model.gan import GAN
 from fedml_api.model.in_parts import CNNInParts, Edge, InParts, ResNetInParts
 from fedml_api.model.linear import LogisticRegression, TwoNN
+from fedml_api.model.mobilenet import MobileNet
 from fedml_api.model.model_spec import ModelSpec, models
+from fedml_api.model.norm import BatchNorm, GroupNorm
 from fedml_api.model.recurrent import WordLSTM
+from fedml_api.model.resnet import ResNet
+from fedml_api.model.resnet_cifar import ResNetCIFAR
+from fedml_api.model.vision import VGG, EfficientNetB0, MobileNetV3, ViT
 
 __all__ = [
     "GAN",
@@ -22,6 +27,20 @@ __all__ = [
     "ReddiCNN",
     "ResNetInParts",
     "TwoNN",
+    "VGG",
+    "BatchNorm",
+    "EfficientNetB0",
+    "GroupNorm",
+    "LogisticRegression",
+    "McMahanCNN",
+    "MobileNet",
+    "MobileNetV3",
+    "ModelSpec",
+    "ReddiCNN",
+    "ResNet",
+    "ResNetCIFAR",
+    "TwoNN",
+    "ViT",
     "WordLSTM",
     "models",
 ]
