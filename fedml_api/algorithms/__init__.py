@@ -4,7 +4,7 @@ from fedml_api.algorithms.agnostic import Agnostic
 from fedml_api.algorithms.apfl import APFL
 from fedml_api.algorithms.compressed import Compressed
 from fedml_api.algorithms.ditto import Ditto
-from fedml_api.algorithms.dpsgd import DFedAvg, DPSGD
+from fedml_api.algorithms.dpsgd import DPSGD, DFedAvg
 from fedml_api.algorithms.fedavg import FedAvg
 from fedml_api.algorithms.fedavgm import FedAvgM
 from fedml_api.algorithms.fedbn import FedBN
@@ -31,10 +31,10 @@ from fedml_api.algorithms.turboaggregate import TurboAggregate
 
 __all__ = [
     "APFL",
+    "DPSGD",
     "Agnostic",
     "Compressed",
     "DFedAvg",
-    "DPSGD",
     "Ditto",
     "FedAdagrad",
     "FedAdam",
