@@ -11,6 +11,8 @@ from fedml_api.algorithms.fedbn import FedBN
 from fedml_api.algorithms.fedbuff import FedBuff
 from fedml_api.algorithms.feddyn import FedDyn
 from fedml_api.algorithms.fedgan import FedGAN
+from fedml_api.algorithms.fedgkt import FedGKT
+from fedml_api.algorithms.fednas import FedNAS
 from fedml_api.algorithms.fednova import FedNova
 from fedml_api.algorithms.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedml_api.algorithms.fedper import FedPer
@@ -23,6 +25,9 @@ from fedml_api.algorithms.mime import Mime, MimeLite
 from fedml_api.algorithms.pushsum import OnlinePushSum, PushSum
 from fedml_api.algorithms.qfedavg import QFedAvg
 from fedml_api.algorithms.scaffold import Scaffold
+from fedml_api.algorithms.split import Split
+from fedml_api.algorithms.splitfed import SplitFed
+from fedml_api.algorithms.turboaggregate import TurboAggregate
 
 __all__ = [
     "APFL",
@@ -39,6 +44,8 @@ __all__ = [
     "FedBuff",
     "FedDyn",
     "FedGAN",
+    "FedGKT",
+    "FedNAS",
     "FedNova",
     "FedPer",
     "FedProx",
@@ -53,4 +60,7 @@ __all__ = [
     "PushSum",
     "QFedAvg",
     "Scaffold",
+    "Split",
+    "SplitFed",
+    "TurboAggregate",
 ]

@@ -10,7 +10,7 @@ from fedml_core.federation.evaluate import CountExamples, Evaluate
 from fedml_core.federation.full_gradient import FullGradient
 from fedml_core.federation.gossip import FromOwn, Gossip, GossipLinks, GossipNode, gossip_links
 from fedml_core.federation.local_update import Around, LocalSGD, LocalUpdate, Visits, local_updates, model_of
-from fedml_core.federation.private_part import Private, PrivatePart, private_names
+from fedml_core.federation.private_part import Private, PrivatePart, names_like, private_names
 from fedml_core.federation.runner import ClientRunner
 from fedml_core.federation.sampling import sample_clients
 from fedml_core.federation.server_optimizer import SGD, Adagrad, Adam, ServerOptimizer, Yogi, server_optimizers
@@ -73,6 +73,7 @@ __all__ = [
     "local_updates",
     "merge_metrics",
     "model_of",
+    "names_like",
     "private_names",
     "restore",
     "sample_clients",
