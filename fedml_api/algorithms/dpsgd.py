@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Literal
 
 import numpy as np
 import torch
 
 from fedml_core import tree
+from fedml_core.errors import ConfigError
 from fedml_core.federation import (
     Algorithm,
     Cohort,
@@ -19,6 +21,7 @@ from fedml_core.federation import (
     LocalSGD,
     LocalUpdate,
     Mean,
+    Setup,
     Task,
     algorithms,
     gossip_links,
@@ -53,6 +56,25 @@ class Decentralized(Algorithm):
     Who is not sampled for a round keeps its model; the topology is that of the clients who are. Clients are judged with the models
     that they use.
     """
+
+    topology: Topology
+
+    @abstractmethod
+    def matrix(self, nodes: int, round: int, seed: int) -> np.ndarray:
+        """The mixing matrix of a round.
+
+        Raises:
+            ConfigError: the topology has none that is allowed.
+        """
+
+    def unfit(self, setup: Setup) -> list[str]:
+        nodes = setup.clients_per_round
+        try:
+            for round in range(self.topology.window(nodes) if nodes else 0):
+                self.matrix(nodes, round, setup.seed)
+        except ConfigError as error:
+            return error.problems
+        return []
 
     def init(self, model: ModelState) -> Observed:
         return Observed(model, model, [])
@@ -111,11 +133,6 @@ class DPSGD(Decentralized):
     report: bool = True
 
     def matrix(self, nodes: int, round: int, seed: int) -> np.ndarray:
-        """The mixing matrix of a round.
-
-        Raises:
-            ConfigError: the topology has none that is allowed.
-        """
         graph = self.topology.graph(nodes, round, seed)
         matrix = metropolis(graph) if self.weights == "metropolis" else uniform_in(graph)
         remedy = "choose weights=metropolis with an undirected topology, or the algorithm pushsum; unbiased=false lets it pass"

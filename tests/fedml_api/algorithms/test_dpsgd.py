@@ -264,6 +264,11 @@ def test_what_cannot_be_is_refused(algorithm, said):
         learn(algorithm, 1)
 
 
+def test_a_network_that_cannot_be_is_refused_before_anything_runs():
+    problems = Experiment(network(), blobs(), algorithm=DFedAvg(topology=Torus(3)), clients_per_round=4).problems()
+    assert [line.partition(":")[0] for line in problems] == ["Torus(rows=3) of 4 nodes"]
+
+
 def test_uniform_weights_pass_where_they_are_doubly_stochastic_or_let_pass():
     regular = [Exponential(), Ring(directed=True), Regular(3)]
     assert all(learn(DPSGD(topology=topology, weights="uniform"), 1).history for topology in regular)
