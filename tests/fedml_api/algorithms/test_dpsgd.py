@@ -208,6 +208,10 @@ def test_the_server_sees_no_model_if_nobody_reports():
     assert state.model.params["w"].tolist() == [1.0, 2.0] != seen.model.params["w"].tolist()
     assert [row["loss"] for row in rows] == [row["loss"] for row in others]
     assert "consensus" not in rows[-1]
+    with REFERENCE.open(Experiment(Vector([1.0, 2.0]), DATA, Quadratic()).setup()) as session:
+        cohort = session.cohort(0, session.population())
+        own = gossip_links(np.eye(5), cohort.clients, dict.fromkeys(cohort.clients, ModelState.of(Vector([1.0, 2.0]))))
+        assert all(reply.value == {} for _, reply in cohort.map(Gossip(STEP, report=False), {}, own))
 
 
 def test_the_server_shows_the_mean():
