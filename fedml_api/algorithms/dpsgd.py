@@ -26,6 +26,7 @@ from fedml_core.federation import (
     algorithms,
     gossip_links,
     merge_metrics,
+    shapes,
 )
 from fedml_core.settings import settings
 from fedml_core.topology import Ring, Topology, check_stochastic, metropolis, uniform_in
@@ -53,8 +54,8 @@ class Decentralized(Algorithm):
     on, every client shows it its model, so that there is a mean model to look at, which nobody else gets; `consensus` is the mean
     squared distance of the clients' models from it. Otherwise it gets the metrics only.
 
-    Who is not sampled for a round keeps its model; the topology is that of the clients who are. Clients are judged with the models
-    that they use.
+    Neighbours see each other's models, of which each letter is a known share; nobody else sees them. Who is not sampled for a round
+    keeps its model; the topology is that of the clients who are. Clients are judged with the models that they use.
     """
 
     topology: Topology
@@ -82,7 +83,7 @@ class Decentralized(Algorithm):
     def gossip(self, state: Observed, cohort: Cohort, task: Gossip, matrix: np.ndarray) -> tuple[Observed, dict[str, Mean]]:
         """Have the cohort carry `task` out once with this mixing matrix, and look on."""
         start = dict.fromkeys((client for client in cohort.clients if client not in set(state.joined)), state.start)
-        replies = cohort.map(task, shared={}, own=gossip_links(matrix, cohort.clients, start)).gather()
+        replies = cohort.map(task, shared={"shapes": shapes(state.start)}, own=gossip_links(matrix, cohort.clients, start)).gather()
         metrics: dict[str, Mean] = {}
         for reply in replies.values():
             metrics = merge_metrics(metrics, reply.metrics)

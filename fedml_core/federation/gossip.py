@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedml_core import tree
 from fedml_core.errors import ConfigError
-from fedml_core.federation.client import Client, Reply, tasks
+from fedml_core.federation.client import Client, Reply, is_finite, shapes, tasks
 from fedml_core.federation.dialogue import Dialogue, Post, Saying
 from fedml_core.federation.local_update import Around, LocalUpdate, local_updates
 from fedml_core.settings import settings
@@ -116,9 +116,10 @@ class Gossip(Dialogue):
         x_i <- sum_j W_ij (x_j + d_j)        mixes `trained`
         w_i <- sum_j W_ij w_j                if `weighted`; else w_i stays 1, as it is in the beginning
 
-    W is what `gossip_links` made of it, in `own`. A letter from j to i is W_ij times what is mixed. Instead of a letter that will
-    never come, because its writer is lost, a client takes W_ij times its own, so that its weights still sum to 1; if models are
-    `weighted`, it does without, since what is missing is missing in x and w.
+    W is what `gossip_links` made of it, in `own`; `shared` may tell the `shapes` of a sound model. A letter from j to i is W_ij
+    times what is mixed. Instead of a letter that will never come, because its writer is lost, or that cannot be added, a client
+    takes W_ij times its own, so that its weights still sum to 1; if models are `weighted`, it does without: what is missing is
+    missing in x and in w.
 
     All is linear but the training, and the training needs nobody else. So an engine that would rather carry out many clients at
     once has them do `training`, from the private states `begins` tells, and lets `together` do the rest.
@@ -164,7 +165,7 @@ class Gossip(Dialogue):
         heard = yield Post(wait=list(links.of), lenient=True)
         mixed = tree.scale(said, links.kept)
         for peer, weight in links.of.items():
-            if heard[peer] is not None:
+            if _fits(heard[peer], said):
                 tree.add_(mixed, heard[peer])
             elif not self.weighted:
                 tree.add_(mixed, said, alpha=weight)
@@ -182,6 +183,16 @@ class Gossip(Dialogue):
         for client, node in zip(nodes, after, strict=True):
             yield client, self._reply(replies[client], node)
 
+    def objection(self, value: Tree, shared: Tree) -> str | None:
+        if not self.report:
+            return "tells what nobody has asked for" if tree.tensors(value) else None
+        known = shared.get("shapes") if isinstance(shared, dict) else None
+        if not isinstance(value, GossipNode) or not isinstance(value.model, ModelState) or (value.weight is None) == self.weighted:
+            return "is not the model of somebody who gossips"
+        if known is not None and shapes(value.model) != known:
+            return "has other parameters than the server's model"
+        return super().objection(value, shared)
+
     def _said(self, node: GossipNode, change: ModelState | None) -> Tree:
         """What is mixed; here and in `_mixed`, of one client or of a stack."""
         model = node.model if self.mixes == "start" else tree.add(node.model, change)
@@ -193,6 +204,14 @@ class Gossip(Dialogue):
 
     def _reply(self, trained: Reply, node: GossipNode) -> Reply:
         return replace(trained, value=node if self.report else {}, state=replace(node, local=trained.state))
+
+
+def _fits(letter: Tree, said: Tree) -> bool:
+    """Whether a letter can be added to what one would say oneself."""
+    if letter is None or tree.pack(letter)[0] != tree.pack(said)[0]:
+        return False
+    pairs = zip(tree.tensors(letter), tree.tensors(said), strict=True)
+    return all(one.shape == two.shape and one.dtype == two.dtype and is_finite(one) for one, two in pairs)
 
 
 def _letters(said: Tree, links: GossipLinks) -> dict[str, Tree]:

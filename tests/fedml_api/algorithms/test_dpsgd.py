@@ -9,7 +9,21 @@ from fedml_api.algorithms import DPSGD, DFedAvg
 from fedml_api.algorithms.fednova import Normalised
 from fedml_core import tree
 from fedml_core.errors import ConfigError
-from fedml_core.federation import Client, Evaluate, Gossip, PrivatePart, WeightedMean, Workspace, gossip_links, sample_clients
+from fedml_core.federation import (
+    Around,
+    Client,
+    Evaluate,
+    Gossip,
+    GossipNode,
+    PrivatePart,
+    WeightedMean,
+    Workspace,
+    gossip_links,
+    local_updates,
+    sample_clients,
+    shapes,
+)
+from fedml_core.settings import settings
 from fedml_core.topology import (
     Complete,
     Directed,
@@ -138,20 +152,37 @@ def test_nodes_agree_better_the_larger_the_gap():
     assert apart[0] > 2 * apart[1] > 100 * apart[2]
 
 
-@pytest.mark.parametrize(
-    "local",
-    [
-        LocalSGD(lr=0.2, batch_size=5, momentum=0.9, transforms=(Proximal(0.5),)),
-        PrivatePart(LocalSGD(lr=0.2, batch_size=5)),
-        LocalSGD(lr=0.1, batch_size=5),
-    ],
-    ids=["chain", "private", "plain"],
-)
+@local_updates.register("test_drift")
+@settings
+class Drift(Around):
+    """Keeps how far it went, and goes on a little in that direction the next time."""
+
+    local: LocalSGD
+
+    def fresh(self, model):
+        return tree.zeros_like(model)
+
+    def personal(self, model, state):
+        return tree.add(model, state, alpha=0.1)
+
+    def keep(self, trained, start, carry, context):
+        return tree.sub(trained, start)
+
+
+LOCALS = {
+    "plain": LocalSGD(lr=0.1, batch_size=5),
+    "chain": LocalSGD(lr=0.2, batch_size=5, momentum=0.9, transforms=(Proximal(0.5),)),
+    "private": PrivatePart(LocalSGD(lr=0.2, batch_size=5)),
+    "drift": Drift(LocalSGD(lr=0.1, batch_size=5)),
+}
+
+
+@pytest.mark.parametrize("local", LOCALS)
 @pytest.mark.parametrize("mixes", ["start", "trained"])
 def test_stacked_clients_come_to_what_the_dialogues_do(local, mixes):
     """Every client's model, what it keeps for itself, and the metrics; not everybody takes part."""
     found = [
-        gossiped(DPSGD(local, mixes=mixes), blobs(6), None, network(), rounds=3, engine=engine, per_round=4)
+        gossiped(DPSGD(LOCALS[local], mixes=mixes), blobs(6), None, network(), rounds=3, engine=engine, per_round=4)
         for engine in (REFERENCE, STACKED)
     ]
     (talked, _, state), (stacked, _, other) = found
@@ -162,10 +193,11 @@ def test_stacked_clients_come_to_what_the_dialogues_do(local, mixes):
         assert {name: mean.value for name, mean in one.items()} == pytest.approx({name: mean.value for name, mean in two.items()})
 
 
-def test_stacked_clients_are_stacked():
+@pytest.mark.parametrize("local", LOCALS)
+def test_stacked_clients_are_stacked(local):
     """Not found out to be unfit and carried out one by one."""
     with STACKED.open(Experiment(network(), blobs()).setup()) as session:
-        algorithm = DPSGD(LocalSGD(steps=2))
+        algorithm = DPSGD(LOCALS[local])
         algorithm.round(algorithm.init(tree.clone(ModelState.of(network()))), session.cohort(0, session.population()))
         (executor,) = session._executors.values()
         assert list(executor.verdicts._known.values()) == [True]
@@ -232,8 +264,15 @@ def test_clients_are_judged_with_the_models_they_use():
     assert table["c0"]["loss"] != with_mean["c0"]["loss"]
 
 
+def said(value, weight):
+    """What is said of a model of one number."""
+    model = ModelState({"w": torch.tensor(value)}, {})
+    return {"model": model} | ({} if weight is None else {"weight": torch.tensor(weight, dtype=torch.float64)})
+
+
+@pytest.mark.parametrize("other", [None, said([float("nan")], 0.3), said([[0.6]], 0.3), {"model": 0.6}, said([0.6, 0.6], 0.3)])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_letter_that_never_comes(weighted):
+def test_a_letter_that_never_comes_or_cannot_be_added(weighted, other):
     """Its weight falls to what the client has itself; push-sum does without."""
     setup = Experiment(Vector([0.0]), quadratics([[0.0]], [[0.0]], [1]), Quadratic()).setup()
     client = Client("q0", 0, 0, setup.data.train("q0"), setup.data.test("q0"), setup.trainer, Workspace(setup.module))
@@ -243,16 +282,31 @@ def test_a_letter_that_never_comes(weighted):
     post = next(talk)
     assert {to: letter["model"].params["w"].item() for to, letter in post.to.items()} == {"q1": 2.0, "q2": 2.0}
     assert next(talk).wait == ["q1", "q2"]
-    letter = {"model": ModelState({"w": torch.tensor([0.6])}, {})} | ({"weight": torch.tensor(0.3)} if weighted else {})
+    if other is not None and not weighted:
+        other = {"model": other["model"]}
     with pytest.raises(StopIteration) as end:
-        talk.send({"q1": letter, "q2": None})
+        talk.send({"q1": said([0.6], 0.3 if weighted else None), "q2": other})
     node = end.value.value.state
     assert node.model.params["w"].item() == pytest.approx(4.6 if weighted else 4.6 + 0.2 * 8)
     assert node.used.params["w"].item() == pytest.approx(4.6 / 0.8 if weighted else 6.2)
 
 
+def test_a_report_is_a_model_such_as_that_of_the_others():
+    one, weight = ModelState({"w": torch.zeros(2)}, {}), torch.ones((), dtype=torch.float64)
+    shared = {"shapes": shapes(one)}
+    plain, pushed, quiet = Gossip(STEP), Gossip(STEP, weighted=True), Gossip(STEP, report=False)
+    assert plain.objection(GossipNode(one, None, None), shared) is None
+    assert pushed.objection(GossipNode(one, weight, None), shared) is None
+    assert quiet.objection({}, shared) is None
+    assert "nobody has asked" in quiet.objection(GossipNode(one, None, None), shared)
+    for task, node in ((plain, GossipNode(one, weight, None)), (pushed, GossipNode(one, None, None)), (plain, one), (plain, {})):
+        assert "somebody who gossips" in task.objection(node, shared)
+    assert "other parameters" in plain.objection(GossipNode(ModelState({"w": torch.zeros(3)}, {}), None, None), shared)
+    assert "not finite" in plain.objection(GossipNode(ModelState({"w": torch.full((2,), torch.nan)}, {}), None, None), shared)
+
+
 @pytest.mark.parametrize(
-    ("algorithm", "said"),
+    ("algorithm", "says"),
     [
         (DPSGD(topology=Directed(2)), "metropolis weights need links that go both ways, and node . sends to node ., .* choose"),
         (DPSGD(topology=Directed(2), weights="uniform"), r"column . of the mixing matrix sums to .*or the algorithm pushsum"),
@@ -263,8 +317,8 @@ def test_a_letter_that_never_comes(weighted):
     ],
     ids=lambda one: type(one).__name__,
 )
-def test_what_cannot_be_is_refused(algorithm, said):
-    with pytest.raises(ConfigError, match=said):
+def test_what_cannot_be_is_refused(algorithm, says):
+    with pytest.raises(ConfigError, match=says):
         learn(algorithm, 1)
 
 
