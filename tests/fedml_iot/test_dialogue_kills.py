@@ -8,12 +8,8 @@ import pytest
 
 from tests.fedml_iot.federation import CONFIG, Federation, reference, undisturbed
 
-# Three devices of four take part in a round; a turn is 450 letters in both directions.
-SPLIT = CONFIG | {
-    "rounds": 4,
-    "algorithm": {"name": "split", "cut": 2, "local": {"batch_size": 4, "epochs": 4}},
-    "evaluate_every": 1,
-}
+# Three devices of four take part in a round; a turn is 45 letters in both directions.
+SPLIT = CONFIG | {"rounds": 3, "algorithm": {"name": "split", "cut": 2, "local": {"batch_size": 8}}, "evaluate_every": 1}
 
 
 def dying(letters: int) -> tuple[str, ...]:
@@ -36,9 +32,9 @@ def dying(letters: int) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def federation(tmp_path, broker):
+def federation(tmp_path, broker, exported):
     made = Federation(tmp_path, broker, SPLIT)
-    assert made.start("export", "edge.yaml", "data").wait() == 0
+    (tmp_path / "data").symlink_to(exported)
     yield made
     made.stop()
 
@@ -46,7 +42,7 @@ def federation(tmp_path, broker):
 def test_the_next_device_goes_on_from_before_the_turn_of_one_that_is_killed(federation):
     federation.join("0", "1", "2")
     data = ["--data", "data/3", "--state", "state/3"]
-    doomed = federation.start("join", f"{federation.url}/default", "--name", "3", *data, program=dying(100))
+    doomed = federation.start("join", f"{federation.url}/default", "--name", "3", *data, program=dying(60))
     server = federation.serve("engine.devices=4")
     assert doomed.wait(60) == -signal.SIGKILL
     federation.join("3")
