@@ -67,8 +67,8 @@ class Experiment:
         """What the engine gets to see: everything but the algorithm."""
         device = self.engine.device(torch.device(self.device))
         module = copy.deepcopy(self.model).to(device)
-        data, precision = self.data.to(device), PRECISIONS.get(self.precision)
-        return Setup(self.trainer, module, data, self.seed, device, self.identity, self.recipe, precision, self.rounds)
+        data, precision, each = self.data.to(device), PRECISIONS.get(self.precision), self.clients_per_round
+        return Setup(self.trainer, module, data, self.seed, device, self.identity, self.recipe, precision, self.rounds, each)
 
     def work(self) -> bool:
         """Be a worker of this experiment, if that is what the engine has this process for; whether it was."""
@@ -95,7 +95,7 @@ class Experiment:
             )
         if self.precision not in PRECISIONS:
             found.append(f"precision = '{self.precision}': must be one of {', '.join(PRECISIONS)}")
-        about = Setup(self.trainer, self.model, self.data, self.seed, torch.device("cpu"))
+        about = Setup(self.trainer, self.model, self.data, self.seed, torch.device("cpu"), clients_per_round=self.clients_per_round)
         return found + device_problems(self.device) + self.engine.unfit() + self.algorithm.unfit(about)
 
 
