@@ -167,7 +167,7 @@ def parcels_of(letters: Mapping[str, Tree], length: int, known: Collection[str] 
             and are_names(letter.entered)
             and (FIELD.holds(letter.sums, (2, length)) if letter.entered else letter.sums is None)
             and (letter.shares is None if known else FIELD.holds(letter.shares, (2, length)))
-            and (not known or bool(letter.entered) and set(letter.entered) <= set(known))
+            and (not known or (bool(letter.entered) and set(letter.entered) <= set(known)))
         )
         if not sound:
             raise CommunicationError(
@@ -200,10 +200,11 @@ class PassOn(Dialogue):
         if not isinstance(reply.value, ModelState):
             raise ConfigError(f"local = {type(self.local).__name__} replies with something else than a change of the model")
         seat: Seat = yield from ask(Hello(reply.weight, sorted(reply.metrics), torch.tensor(list(seed), dtype=torch.uint8)))
-        if not (isinstance(seat, Seat) and all(are_names(names) for names in (seat.before, seat.after, seat.last))):
-            raise CommunicationError("what the server sent is not a place on the ring: let all parties run the same version")
-        if len(seat.after) < FEWEST:
-            raise CommunicationError(f"the server wants this client's update shared among {len(seat.after)}: that hides nothing")
+        if not is_seat(seat):
+            raise CommunicationError(
+                "what the server sent is no place on a ring, or one where the update would be shared among fewer than "
+                f"{FEWEST} clients: let all parties run the same version"
+            )
         nothing = Reply({}, reply.weight, {}, reply.state)
 
         letters = yield Post(wait=seat.before, lenient=True)
@@ -219,6 +220,18 @@ class PassOn(Dialogue):
             return nothing
         entered, sums = passed_on(FIELD, seat.last, parcels_of(letters, len(update)))
         return Reply(Parcel(entered, sums, None), reply.weight, {}, reply.state)
+
+
+def is_seat(letter: Tree) -> bool:
+    """Whether this, which the server sent, is a place on a ring where a client's update is hidden."""
+    return (
+        isinstance(letter, Seat)
+        and all(are_names(names) for names in (letter.before, letter.after, letter.last))
+        and isinstance(letter.parties, int)
+        and isinstance(letter.most, float)
+        and letter.parties >= len(letter.after) >= FEWEST
+        and 0 <= letter.most < math.inf
+    )
 
 
 def numbers(reply: Reply, most: float) -> Tensor:
