@@ -139,7 +139,7 @@ def recovered(field: PrimeField, group: Sequence[str], parcels: Mapping[str, Par
     known = [(own[i], row[k]) for k, own in enumerate(places) for i, row in zip(agreeing, rows, strict=True)][: len(group)]
     values = torch.stack([value for _, value in known])
     weights = field.sum(coefficients(field, [point for point, _ in known], places[0]))
-    weights = field.mul(weights, field.inverse(torch.tensor(len(group)))).to(values.device)
+    weights = field.mul(weights, torch.tensor(pow(len(group), -1, field.modulus))).to(values.device)
     return list(entered), field.matmul(weights[None], values)[0]
 
 
