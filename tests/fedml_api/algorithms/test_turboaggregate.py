@@ -16,8 +16,10 @@ from fedml_api import Experiment, FedAvg, LocalSGD, Standalone, simulate
 from fedml_api.algorithms import FedAvgM, TurboAggregate
 from fedml_api.algorithms.turboaggregate import Hello, Parcel, PassOn, Seat, passed_on, points, recovered, shares_of
 from fedml_api.data import FederatedDataset
+from fedml_api.distributed import Loopback
+from fedml_api.distributed.server import Patience
 from fedml_core import tree
-from fedml_core.errors import CommunicationError, ConfigError, FedMLError
+from fedml_core.errors import CommunicationError, ConfigError, FedMLError, RoundFailed
 from fedml_core.federation import SERVER, SGD, Mean, Post, Reply, Setup, WeightedMean
 from fedml_core.security import PrimeField
 from fedml_core.trainer import Classifier, ModelState
@@ -25,6 +27,7 @@ from tests.conftest import blobs
 
 LOCAL = LocalSGD(lr=0.5, steps=2, batch_size=0)
 BITS = 20
+SEQUENTIAL = Standalone(executor="sequential", processes=1)
 TURBO = TurboAggregate(group_size=3, bits=BITS, rounding="nearest", local=LOCAL)
 
 
@@ -86,10 +89,10 @@ def test_every_value_on_the_ring_is_the_papers(lost):
 
 
 @contextmanager
-def opened(clients=6):
+def opened(clients=6, engine=SEQUENTIAL):
     torch.manual_seed(0)
     setup = Setup(Classifier(), torch.nn.Linear(5, 3), blobs(clients), 3, torch.device("cpu"))
-    with Standalone(executor="sequential", processes=1).open(setup) as session:
+    with engine.open(setup) as session:
         yield session.cohort(2, session.population()), tree.clone(ModelState.of(setup.module))
 
 
@@ -373,7 +376,7 @@ VECTOR = torch.zeros(2, 19, dtype=torch.int32)
         {"sums": VECTOR, "entered": [1]},
         {"sums": VECTOR, "entered": "c0"},
     ],
-    ids=str,
+    ids=lambda changes: " ".join(changes),
 )
 def test_what_is_no_parcel_is_refused_by_name(group, changes):
     with opened() as (cohort, model):
@@ -411,7 +414,6 @@ SOUND = Hello(3.0, ["loss"], torch.zeros(32, dtype=torch.uint8))
         replace(SOUND, seed=SOUND.seed[1:]),
         replace(SOUND, seed=SOUND.seed.int()),
     ],
-    ids=str,
 )
 def test_a_greeting_that_is_none_is_refused_by_name(hello):
     def fault(saying):
@@ -420,6 +422,79 @@ def test_a_greeting_that_is_none_is_refused_by_name(hello):
 
     with opened() as (cohort, model), pytest.raises(CommunicationError, match="client c3 does not say how many examples"):
         change(cohort, model, {"c3": fault})
+
+
+@pytest.mark.parametrize(
+    ("letter", "sound"),
+    [
+        ({}, True),
+        (SOUND, True),
+        (replace(SOUND, examples=math.nan), False),
+        (Parcel(["c0"], VECTOR, None), True),
+        (Parcel(["c0"], VECTOR[:, :17], None), False),
+        (Parcel(["c0"], VECTOR[0], None), False),
+        (Parcel(["c0"], VECTOR - 1, None), False),
+        (Parcel([], VECTOR, None), False),
+        (Parcel([], None, None), False),
+        (Parcel(["c0"], VECTOR, VECTOR), False),
+        ({"x": VECTOR}, False),
+        (None, False),
+    ],
+)
+def test_engines_know_what_the_server_can_be_sent(letter, sound):
+    assert (PassOn(LOCAL).objection(letter, ModelState.of(torch.nn.Linear(5, 3))) is None) == sound
+
+
+class Enduring(Loopback):
+    """Goes on without lost clients, as the edge engine does."""
+
+    @contextmanager
+    def open(self, setup):
+        with super().open(setup) as session:
+            session.server.patience = Patience(minimum=1, deadline=30)
+            yield session
+
+
+@pytest.mark.parametrize(
+    ("after", "gone", "there"),
+    [
+        (0, [1], 7),
+        (2, [1, 4], 6),
+        (3, [1, 6], 8),
+        (2, [0, 1, 2], r"0 of 8 clients got through"),
+        (3, [0, 1, 2], r"the sum is lost: of the 4 clients .* only 1 got theirs through"),
+    ],
+)
+def test_clients_that_an_engine_loses(monkeypatch, after, gone, there):
+    """Their workers fail after so many posts: greeting, hearing, writing. Who has not greeted has no place on the ring."""
+    talk, victims = PassOn.talk, set()
+
+    def talks(self, client, shared, own=None):
+        saying, letters = talk(self, client, shared, own), None
+        for number in itertools.count():
+            try:
+                if client.id in victims and number == after:
+                    raise OSError("the lights went out")
+                post = saying.send(letters)
+            except StopIteration as end:
+                return end.value
+            letters = yield post
+
+    with opened(8) as (cohort, model):
+        groups = TURBO.deal(cohort.clients, cohort.server)
+        lost = [list(itertools.chain(*groups))[k] for k in gone]
+        expected = mean_of(cohort, model, [c for c in cohort.clients if there == 8 or c not in lost]).value
+    monkeypatch.setattr(PassOn, "talk", talks)
+    with opened(8, Enduring(workers=8)) as (cohort, _):
+        victims.update(lost)
+        if isinstance(there, str):
+            with pytest.raises(RoundFailed, match=f"round 3: {there}"):
+                TURBO.round(TURBO.init(model), cohort)
+            return
+        state, metrics = TURBO.round(TURBO.init(model), cohort)
+        assert sorted(cohort.missing) == sorted(lost)
+    assert metrics["entered"].total == there
+    assert max(part.abs().max().item() for part in tree.tensors(tree.sub(tree.sub(state.model, model), expected))) < 1e-5
 
 
 PLACE = Seat(["a"], ["b", "c", "d"], [], 6, 20.0, False)
@@ -436,7 +511,6 @@ PLACE = Seat(["a"], ["b", "c", "d"], [], 6, 20.0, False)
         replace(PLACE, parties=2),
         replace(PLACE, most=math.nan),
     ],
-    ids=str,
 )
 def test_a_place_that_would_hide_nothing_is_refused(seat):
     with opened() as (cohort, model):
