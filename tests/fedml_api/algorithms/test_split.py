@@ -4,13 +4,14 @@ import copy
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from fedml_api import Experiment, LocalSGD, Standalone, simulate
-from fedml_api.algorithms import Split
+from fedml_api.algorithms import Hierarchical, Split
 from fedml_api.algorithms.split import SplitSGD, Upper
 from fedml_api.data import FederatedDataset
 from fedml_api.distributed import Loopback
@@ -74,6 +75,19 @@ def test_wherever_it_is_cut(cut, head):
 def test_with_statistics_of_batches_and_layers_that_write_into_their_inputs(cut, head):
     local = replace(LOCAL, batch_size=6)  # no batch of a single example
     assert simulate(experiment(Split(cut, head, local=local), kind="batch norm")).sha256 == tree.digest(joined(local, "batch norm"))
+
+
+@pytest.mark.parametrize("head", [0, 1])
+def test_the_same_bits_wherever_layers_like_their_images_channels_last(head):
+    """A tensor that was sent has lost such an order; in one process it must lose it as well."""
+    torch.manual_seed(7)
+    layers = [nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.Flatten(), nn.Linear(256, 3)]
+    model, draw = nn.Sequential(*layers).to(memory_format=torch.channels_last), torch.Generator().manual_seed(1)
+    x, y = torch.rand(60, 1, 8, 8, generator=draw), torch.arange(60) % 3
+    rows = {"c0": np.arange(20), "c1": np.arange(20, 45)}
+    data = FederatedDataset(Examples({"x": x, "y": y}), Examples({"x": x, "y": y}), rows, classes=3)
+    one = replace(experiment(Split(1, head, local=LOCAL), data, clients_per_round=2), model=model)
+    assert simulate(one).sha256 == simulate(replace(one, engine=Loopback(workers=2))).sha256
 
 
 def test_one_client_alone():
@@ -265,6 +279,17 @@ def test_refuses_a_network_that_cannot_be_cut_there(case, monkeypatch):
     monkeypatch.setattr(Split, "init", None)  # it does not come to that
     with pytest.raises(ConfigError, match=message):
         simulate(replace(experiment(algorithm), model=model))
+
+
+def test_who_carries_split_learning_out_in_groups_refuses_it_too():
+    with pytest.raises(ConfigError, match=r"cut = 9: .* may be 1 to 4"):
+        simulate(experiment(Hierarchical(inner=Split(9))))
+
+
+def test_an_edge_server_for_everybody_is_the_server():
+    one = experiment(Split(local=LOCAL), rounds=2)
+    ours = simulate(replace(one, algorithm=Hierarchical(groups=1, edge_rounds=1, inner=one.algorithm))).model
+    torch.testing.assert_close(ours.params, simulate(one).model.params, atol=1e-6, rtol=0)
 
 
 def test_refuses_layers_that_both_sides_would_train():
