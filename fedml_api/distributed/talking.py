@@ -227,7 +227,7 @@ class RemoteConversation(Conversation):
             return
         place = self.places[recipient]
         if place == SERVER:
-            self._here.deliver(sender, recipient, tree.clone(letter))
+            self._here.deliver(sender, recipient, tree.compact(letter))
         else:
             self._tell(place, "letter", {"from": sender, "to": recipient, "letter": letter})
 
