@@ -110,7 +110,7 @@ class Part:
         """One step along the gradients of sum(weights * outputs); its gradients at `inputs`."""
         found = unshared(gradients(outputs, weights, [*inputs, *self.work.params]))
         self._carry = self.local.step(self._carry, self._params, found[len(inputs) :], self._context)
-        return [grad.contiguous() for grad in found[: len(inputs)]]
+        return found[: len(inputs)]
 
     def learn(self, trainer: ModelTrainer, x: Tensor, labels: Batch) -> tuple[Tensor, Tensor]:
         """For the last layers, one step on a batch of which `x` arrives: its losses `[b]`, the gradient of their mean at `x`."""
@@ -162,7 +162,7 @@ class SplitSGD(Dialogue):
         for batch in self.local.batches(client):
             labels = {name: column for name, column in batch.items() if name != "x"}
             smashed = lower(batch["x"])
-            letter = {"smashed": smashed.detach().contiguous()}
+            letter = {"smashed": smashed.detach()}
             if head is None:
                 gradient = yield from ask(letter | {"labels": labels})
             else:
@@ -261,7 +261,7 @@ class Upper:
         elif "smashed" in letter:
             self._entry = letter["smashed"].requires_grad_()
             self._features = self.part(self._entry.clone())
-            return self._features.detach().contiguous()
+            return self._features.detach()
         else:
             (gradient,) = self.part.follow(self._features, letter["gradient"], self._entry)
         return gradient
