@@ -16,6 +16,7 @@ from fedml_core.federation import (
     Algorithm,
     Client,
     Cohort,
+    Conversation,
     Dialogue,
     Evaluate,
     LocalSGD,
@@ -139,8 +140,8 @@ class SplitSGD(Dialogue):
         {gradient: that of the mean loss at features} ->
                                                       <-        gradient at `smashed`
 
-    Every letter of the second kind needs the one before, and the next batch's first needs the last: with fewer of them a step
-    would be made with an old gradient.
+    Each of these four needs the one before, and the first of the next batch needs the last: a batch with fewer of them would be a
+    step along an old gradient.
 
     `shared` holds the client's part of the joined `model`, and `letters`, of which those of a client are likenesses. The reply's
     value are its layers after training, or nothing, if it `keeps` them as its private state.
@@ -251,8 +252,20 @@ class Upper:
         """Of a client's examples, those whose losses were seen here."""
         return {"loss": Mean.of(self._losses[client])} if self._losses[client] else {}
 
-    def answer(self, client: str, letter: dict[str, Tree]) -> Tensor:
-        """What to say to a letter of `SplitSGD`, after a step of these layers if it needs one."""
+    def answers(self, conversation: Conversation, said: dict[str, Tree]) -> dict[str, Tensor]:
+        """What to say to these letters of `SplitSGD`, one after the other, after a step of these layers where one is due.
+
+        Labels that are none, say, make themselves known here: who writes what cannot be computed with is dismissed.
+        """
+        found = {}
+        for client, letter in said.items():
+            try:
+                found[client] = self._answer(client, letter)
+            except (RuntimeError, ValueError, IndexError) as error:
+                conversation.dismiss(client, f"its letter cannot be computed with: {error}")
+        return found
+
+    def _answer(self, client: str, letter: dict[str, Tree]) -> Tensor:
         self.server.seed_torch(f"answer {self._answers[client]} to {client}")
         self._answers[client] += 1
         if "labels" in letter:
@@ -335,7 +348,7 @@ class Split(Algorithm):
         upper = Upper(self.task, model, server)
         with cohort.converse(self.task, self.task.shared(model, server)) as conversation:
             while said := conversation.hear():
-                conversation.say({client: upper.answer(client, letter) for client, letter in said.items()})
+                conversation.say(upper.answers(conversation, said))
             ((client, reply),) = conversation.replies()
         model = model.replaced(upper.trained)
         return model.replaced(reply.value) if self.handover else model, merge_metrics(upper.metrics(client), reply.metrics)

@@ -62,10 +62,11 @@ class SplitFed(Algorithm):
                 order = server.rng(f"order {batch}").permutation(list(said)).tolist() if one_copy else list(said)
                 answers = {}
                 for client in order:
-                    answers[client] = uppers[client].answer(client, said[client])
+                    answer = uppers[client].answers(conversation, {client: said[client]})
                     if one_copy and self.head:  # its gradient comes before anybody else's features are made
-                        conversation.say({client: answers.pop(client)})
-                        answers |= {id: uppers[id].answer(id, letter) for id, letter in conversation.hear(client).items()}
+                        conversation.say(answer)
+                        answer = uppers[client].answers(conversation, conversation.hear(client))
+                    answers |= answer
                 conversation.say(answers)
                 batch += 1
             replies = conversation.replies().gather()

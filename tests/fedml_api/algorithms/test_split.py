@@ -249,7 +249,7 @@ def test_the_draws_of_the_server_depend_on_client_and_batch_alone():
     def gradients(client, seed):
         torch.manual_seed(seed)
         upper = Upper(task, ModelState.of(setup.module), ClientRunner.of_server(setup, 0))
-        return [upper.answer(client, {"smashed": smashed.clone(), "labels": labels}) for _ in range(2)]
+        return [upper.answers(None, {client: {"smashed": smashed.clone(), "labels": labels}})[client] for _ in range(2)]
 
     first, second = gradients("c0", 1)
     assert torch.equal(first, gradients("c0", 2)[0])
@@ -437,6 +437,35 @@ def test_a_lost_client_leaves_nothing_of_its_turn(monkeypatch, handover):
         assert metrics["loss"].count == LOCAL.epochs * sum(len(blobs().train(client)) for client in ("c0", "c3"))
         assert tree.digest(dict(session.save())) == tree.digest(kept)
     assert tree.digest(found) == tree.digest(expected)
+
+
+def with_labels_of_another_task(client):
+    """The data, but that one client has a class more than the network."""
+    data = blobs()
+    columns = data.global_train.columns | {"y": data.global_train.columns["y"].clone()}
+    columns["y"][data.train(client).index[-1]] = 3
+    rows = {id: data.train(id).index.numpy() for id in data.client_ids}
+    return FederatedDataset(Examples(columns, data.global_train.index), data.global_test, rows, classes=4)
+
+
+@pytest.mark.parametrize("head", [0, 1])
+def test_whose_labels_are_none_is_lost_wherever_that_is_found(head):
+    algorithm, start = Split(1, head, local=LOCAL), ModelState.of(network())
+    with opened() as session:
+        expected, _ = algorithm.round(start, session.cohort(0, ["c0", "c2"]))
+    data = with_labels_of_another_task("c1")
+    with opened(Enduring(workers=2), data=data) as session:
+        cohort = session.cohort(0, ["c0", "c1", "c2"])
+        found, _ = algorithm.round(start, cohort)
+        assert cohort.missing == ["c1"]
+    assert tree.digest(found) == tree.digest(expected)
+    with opened(Loopback(workers=2), data=data) as session, pytest.raises(CommunicationError, match=r"client c1.*Target 3"):
+        algorithm.round(start, session.cohort(0, ["c0", "c1", "c2"]))
+
+
+def test_in_one_process_labels_that_are_none_end_the_run_and_say_whose_they_are():
+    with pytest.raises(CommunicationError, match=r"client c1: its letter cannot be computed with: Target 3"):
+        simulate(experiment(Split(1, local=LOCAL), with_labels_of_another_task("c1"), clients_per_round=4))
 
 
 def test_a_round_in_which_everybody_is_lost_can_be_tried_again(monkeypatch):
