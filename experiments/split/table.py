@@ -2,15 +2,16 @@
 
     python -m experiments.split.table [settings as for fedml run, such as rounds=2]
 
-prints the table and draws `curve.png` beside this file. What a round sends is counted in one with a worker for every
-client, to whom every message is encoded: all messages of both sides, from joining to the end.
+prints the tables and draws `iid.png` and `skewed.png` beside this file. What a round sends is counted in one with a worker for
+every client, to whom every message is encoded: all messages of both sides, from joining to the end.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 from fedml_api.distributed.server import RemoteSession, ServerManager
 from fedml_api.distributed.worker import ClientManager
 from fedml_api.run.config import prepare, read_config
-from fedml_api.run.experiment import Experiment, simulate
+from fedml_api.run.experiment import Experiment, Result, simulate
 from fedml_api.run.plots import draw_curves
 from fedml_core.communication import codec
 from fedml_core.communication.com_manager import ComManager
@@ -35,6 +36,7 @@ ROWS = {
     "SplitFed v2": [f"algorithm={{name: splitfed, version: v2, {FED}}}"],
     "FedAvg": [f"algorithm={{name: fedavg, {FED.removeprefix('cut: 6, ')}}}"],
 }
+PARTITIONS = {"iid": "data.partition=iid", "skewed": "data.partition={name: dirichlet, alpha: 1.0}"}
 
 
 class Counting(Engine):
@@ -86,16 +88,33 @@ def megabytes(row: str, settings: list[str]) -> float:
     return engine.total / 1e6
 
 
+def pictures(partition: str, results: Mapping[str, Result]) -> None:
+    """The curves of a partition; rows that ended in the same bits are one."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for row, result in results.items():
+        names[result.sha256].append(row)
+    draw_curves({" = ".join(same): results[same[0]].history for same in names.values()}, HERE / f"{partition}.png")
+
+
+def line(row: str, result: Result) -> str:
+    """A row of the table, but for what it sends."""
+    found = [one["test_accuracy"] for one in result.history]
+    last = found[-5:]
+    return f"| {row} | {found[-1]:.3f} | {max(found):.3f} | {min(last):.3f} to {max(last):.3f} | `{result.sha256[:12]}` |"
+
+
 def main() -> None:
-    settings, curves = sys.argv[1:], {}
-    print("| | test accuracy | best | mean of the last 10 | MB a round | SHA-256 |\n|---|---|---|---|---|---|")
+    settings = sys.argv[1:]
+    for partition, chosen in PARTITIONS.items():
+        print(f"{partition}\n\n| | at the end | best | last five rounds | SHA-256 |\n|---|---|---|---|---|")
+        results: dict[str, Result] = {}
+        for row in ROWS:
+            results[row] = simulate(experiment(row, [chosen, *settings]))
+            print(line(row, results[row]), flush=True)
+            pictures(partition, results)
+    print("\n| | MB a round |\n|---|---|")
     for row in ROWS:
-        result = simulate(experiment(row, settings))
-        curves[row] = result.history
-        found = [one["test_accuracy"] for one in result.history]
-        numbers = f"{found[-1]:.3f} | {max(found):.3f} | {sum(found[-10:]) / len(found[-10:]):.3f}"
-        print(f"| {row} | {numbers} | {megabytes(row, settings):.2f} | `{result.sha256[:12]}` |", flush=True)
-        draw_curves(curves, HERE / "curve.png")
+        print(f"| {row} | {megabytes(row, settings):.2f} |", flush=True)
 
 
 if __name__ == "__main__":
