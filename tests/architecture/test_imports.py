@@ -10,7 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["fedml_core", "fedml_api", "fedml_iot", "fedml_mobile"]
 # The only importers of these packages; they import them when a backend is started.
-BACKENDS = {"mpi.py": {"mpi4py"}, "mqtt.py": {"paho"}, "broker.py": {"amqtt"}}
+BACKENDS = {
+    "mpi.py": {"mpi4py"},
+    "mqtt.py": {"paho"},
+    "broker.py": {"amqtt"},
+    "intersection.py": {"cryptography"},
+    "masking.py": {"cryptography"},
+}
 STANDARD = set(sys.stdlib_module_names)
 
 
@@ -80,6 +86,7 @@ def test_algorithms_know_mathematics_and_cohorts_and_no_engine(path):
         "fedml_core.federation",
         "fedml_core.topology",
         "fedml_core.compression",
+        "fedml_core.security",
         "fedml_core.settings",
         "fedml_core.rng",
         "fedml_core.errors",
