@@ -21,6 +21,7 @@ from fedml_api.algorithms.hypcluster import HypCluster
 from fedml_api.algorithms.mime import Mime, MimeLite
 from fedml_api.algorithms.qfedavg import QFedAvg
 from fedml_api.algorithms.scaffold import Scaffold
+from fedml_api.algorithms.vertical import Vertical
 
 __all__ = [
     "APFL",
@@ -47,4 +48,5 @@ __all__ = [
     "MimeLite",
     "QFedAvg",
     "Scaffold",
+    "Vertical",
 ]

@@ -13,9 +13,11 @@ import torch
 
 from fedml_api import Experiment, LocalSGD, simulate
 from fedml_api.distributed import Mpi
+from fedml_api.model import VerticalNN
 from fedml_core.compression import Rotated
 from fedml_core.federation import Engine, algorithms
 from tests.conftest import blobs
+from tests.people import network, people
 
 LOCAL = LocalSGD(lr=0.1, batch_size=5, momentum=0.5, clip=2.0)
 ALGORITHMS = {
@@ -43,13 +45,21 @@ ALGORITHMS = {
     "mime": lambda: algorithms["mime"](local=replace(LOCAL, momentum=0.0, lr=0.3)),
     "mimelite": lambda: algorithms["mimelite"](local=replace(LOCAL, momentum=0.0, lr=0.3)),
     "scaffold": lambda: algorithms["scaffold"](LOCAL),
+    "vertical": lambda: algorithms["vertical"](replace(LOCAL, lr=0.3), intersection="plain"),
 }
+
+
+def _vertical() -> dict[str, object]:
+    data = people()
+    return {"data": data, "model": network(data, VerticalNN()), "clients_per_round": 3}
+
+
 # What an algorithm needs of its own instead of the experiment below: `model`, `data`, `trainer`, `clients_per_round`, ...
-OWN: dict[str, Callable[[], dict[str, object]]] = {}
+OWN: dict[str, Callable[[], dict[str, object]]] = {"vertical": _vertical}
 # Where learning shows, if not in the loss of the server's model on the global test set: another entry of the history.
 SHOWS_IN: dict[str, str] = {}
 # Clients that talk while they work are carried out in one way only, whatever the executor.
-TALKING: frozenset[str] = frozenset()
+TALKING: frozenset[str] = frozenset({"vertical"})
 
 
 def experiment(algorithm: str, engine: Engine, dropout: float = 0.3, **settings: object) -> Experiment:
