@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedml_core import tree
-from fedml_core.errors import CommunicationError, ConfigError, DataError, RoundFailed, TrainerError
+from fedml_core.errors import CommunicationError, ConfigError, DataError, RoundFailed
 from fedml_core.federation import (
     Algorithm,
     Client,
@@ -23,12 +23,14 @@ from fedml_core.federation import (
     Post,
     Reply,
     Saying,
+    Setup,
     Task,
     algorithms,
     merge_metrics,
     tasks,
 )
-from fedml_core.security.intersection import Method, common_ids
+from fedml_core.federation.intersection import Method, common_ids
+from fedml_core.federation.private_part import chosen
 from fedml_core.security.masking import Masks, unmasked
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch, Examples, LocalContext, ModelState
@@ -80,7 +82,7 @@ class Vertical(Algorithm):
     logistic regression, the labels of the training people can be read: g is negative where y = 1; a network above hides
     less than one may think (Li et al., Label Leakage and Protection in Two-party Split Learning, ICLR 2022). Nobody sees columns
     or weights of others, but p, who knows all h_p it sent, may still be guessed from them by L if x_p takes few values.
-    What all learn about who is known to whom: `fedml_core/security/intersection.py`.
+    What all learn about who is known to whom: `fedml_core/federation/intersection.py`.
 
     Args:
         local: what each party does with the gradient of its part: LocalSGD's rate, batches (drawn as for the label holder),
@@ -98,18 +100,26 @@ class Vertical(Algorithm):
     masks: bool = False
     hand_in: bool = True
 
+    def unfit(self, setup: Setup) -> list[str]:
+        parties, found = _parties(ModelState.of(setup.module)), []
+        if len(parties) < 2 or [name for name, _ in setup.module.named_children()] != ["bottoms", "top"]:
+            found.append(
+                "algorithm vertical needs a network with a part for each of two parties or more, not a "
+                f"{type(setup.module).__name__}: choose model=vertical_lr or vertical_nn, and data with parties, such as adult"
+            )
+        elif self.masks and len(parties) < 3:
+            found.append(
+                f"algorithm.masks = true: with the parties {' and '.join(parties)} there is one beside the label holder, whose "
+                "outputs are the sum; masks hide something from three parties on"
+            )
+        if setup.trainer.imperative:
+            found.append(
+                f"{type(setup.trainer).__name__} overrides train(), a loop over one network in one place, which vertical learning "
+                "cuts between parties: write loss() instead"
+            )
+        return found
+
     def init(self, model: ModelState) -> VerticalState:
-        if len(_parties(model)) < 2 or not all(name.startswith(("bottoms.", "top.")) for name in [*model.params, *model.buffers]):
-            raise ConfigError(
-                "algorithm vertical needs a network with one part for each of two parties or more (`bottoms` and `top`), not "
-                f"one with the parameters {', '.join(list(model.params)[:4])}, ...: choose model=vertical_lr or model=vertical_nn, "
-                "and a data set with parties, such as adult"
-            )
-        if self.masks and len(_parties(model)) < 3:
-            raise ConfigError(
-                f"algorithm.masks = true: with the parties {' and '.join(_parties(model))} there is one beside the label holder, "
-                "whose outputs are the sum; masks hide something from three parties on"
-            )
         return VerticalState(model, False)
 
     def round(self, state: VerticalState, cohort: Cohort) -> tuple[VerticalState, dict[str, Mean]]:
@@ -152,7 +162,6 @@ class TrainTogether(Dialogue):
     hand_in: bool
 
     def talk(self, client: Client, shared: Tree, own: Tree = None) -> Saying:
-        _check_trainer(client)
         state = client.state if own is None else (yield from _begin(client, shared, own, self.intersection))
         party = yield from _Party.sit_down(client, shared, state, self.masks)
         mine = client.train.subset(_rows(state.train, client.train, client.id))
@@ -178,8 +187,7 @@ class TrainTogether(Dialogue):
                 grads = gradients(out, party.back(letters, out), party.leaves)
             carry = self.local.step(carry, params, grads, context)
         yield Post(answer)
-        seen = torch.cat(losses) if losses else torch.zeros(0)
-        metrics = {"loss": Mean(float(seen.sum(dtype=torch.float64)), len(seen))} if party.holds else {}
+        metrics = {"loss": Mean.of(losses)} if party.holds else {}
         part = tree.clone(party.part)
         return Reply(part if self.hand_in else {}, float(len(mine)), metrics, replace(state, part=part))
 
@@ -239,7 +247,7 @@ class _Party:
             )
         part = _part(client.workspace.view, f"bottoms.{client.id}.")
         if client.id == state.holder:
-            part = _with(part, _part(client.workspace.view, "top."))
+            part = part.replaced(_part(client.workspace.view, "top."))
         tree.copy_(part, _in_order(state.part, part))
         secret = None
         masking = [party for party in shared["parties"] if party != state.holder]
@@ -327,7 +335,7 @@ def _begin(client: Client, shared: Tree, own: Tree, method: Method) -> Generator
         raise DataError(
             f"no training id is common to {', '.join(shared['parties'])}: do they number the same people in the same way?"
         )
-    part = _with(own, shared["top"]) if holders == [client.id] else own
+    part = own.replaced(shared["top"]) if holders == [client.id] else own
     return Belongings(part, train, test, holders[0])
 
 
@@ -361,14 +369,6 @@ def _check_fit(client: Client) -> None:
         ) from None
 
 
-def _check_trainer(client: Client) -> None:
-    if client.trainer.imperative:
-        raise TrainerError(
-            f"{type(client.trainer).__name__} overrides train(), a loop over one network in one place, and vertical learning cuts "
-            "the network between parties: write loss() instead"
-        )
-
-
 def _rows(ids: Tensor, examples: Examples, client: str) -> Tensor:
     """Where this party has these people."""
     if not len(ids):
@@ -397,14 +397,7 @@ def _parties(model: ModelState) -> list[str]:
 
 
 def _part(model: ModelState, prefix: str) -> ModelState:
-    params, buffers = (
-        {name: part for name, part in numbers.items() if name.startswith(prefix)} for numbers in (model.params, model.buffers)
-    )
-    return ModelState(params, buffers)
-
-
-def _with(one: ModelState, other: ModelState) -> ModelState:
-    return ModelState(one.params | other.params, one.buffers | other.buffers)
+    return chosen(model, [name for name in (*model.params, *model.buffers) if name.startswith(prefix)])
 
 
 def _in_order(model: ModelState, like: ModelState) -> ModelState:
@@ -416,7 +409,7 @@ def _handed_in(model: ModelState, replies: Mapping[str, Reply]) -> ModelState:
     """The network of the parts of all parties."""
     joined = ModelState({}, {})
     for reply in replies.values():
-        joined = _with(joined, reply.value)
+        joined = joined.replaced(reply.value)
     shapes = [{name: part.shape for name, part in [*each.params.items(), *each.buffers.items()]} for each in (joined, model)]
     if shapes[0] != shapes[1]:
         raise CommunicationError("the parts that the parties have handed in do not make up the network")

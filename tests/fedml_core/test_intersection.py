@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from fedml_core.errors import CommunicationError, ConfigError
 from fedml_core.federation import Post, Reply, Talks
-from fedml_core.security.intersection import ORDER, PRIME, SECRET, A, Blinding, common_ids, to_curve
+from fedml_core.federation.intersection import SECRET, common_ids
+from fedml_core.security.blinding import ORDER, PRIME, A, Blinding, to_curve
 
 needs_cryptography = pytest.mark.skipif(not importlib.util.find_spec("cryptography"), reason="needs the package cryptography")
 METHODS = ["plain", "hmac", pytest.param("x25519", marks=needs_cryptography)]
@@ -150,7 +151,7 @@ def test_a_missing_secret_is_named(monkeypatch):
 def test_a_missing_package_is_named(monkeypatch):
     import builtins
 
-    from fedml_core.security import intersection
+    from fedml_core.security import blinding
 
     real = builtins.__import__
 
@@ -159,7 +160,7 @@ def test_a_missing_package_is_named(monkeypatch):
             raise ImportError(name)
         return real(name, *arguments, **named)
 
-    intersection._x25519.cache_clear()
+    blinding._x25519.cache_clear()
     monkeypatch.setattr(builtins, "__import__", no_cryptography)
     with pytest.raises(ConfigError, match=r'pip install "fedml\[security\]", or choose intersection=hmac'):
         meet([([1], []), ([1], [])], "x25519")

@@ -235,7 +235,7 @@ def test_masks_between_two_hide_nothing():
 
 def test_a_network_in_one_piece_is_refused():
     data = people()
-    with pytest.raises(ConfigError, match="algorithm vertical needs a network with one part"):
+    with pytest.raises(ConfigError, match="algorithm vertical needs a network with a part for each"):
         run(PLAIN, data, torch.nn.Linear(12, 2))
 
 
