@@ -189,7 +189,7 @@ def together(lessons: Mapping[str, Tree]) -> Examples:
         )
     places = {id: lesson["ids"].argsort() for id, lesson in lessons.items()}
     features, logits, labels = (torch.cat([lessons[id][name][place] for id, place in places.items()]) for name in LESSON[1:])
-    return Examples({"x": features, "y": labels, "teacher": logits, "taught": torch.ones(len(labels), device=labels.device)})
+    return Examples({"x": features, "y": labels, "teacher": logits, "taught": logits.new_ones(len(logits))})
 
 
 def apart(lessons: Mapping[str, Tree], logits: Tensor) -> dict[str, Tree]:

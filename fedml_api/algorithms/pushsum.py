@@ -51,7 +51,6 @@ class PushSum(Decentralized):
     report: bool = True
 
     def matrix(self, nodes: int, round: int, seed: int) -> np.ndarray:
-        """P of a round."""
         return uniform_out(self.topology.graph(nodes, round, seed))
 
     def round(self, state: Observed, cohort: Cohort) -> tuple[Observed, dict[str, Mean]]:

@@ -89,17 +89,16 @@ class Part:
     """Consecutive layers of a network, trained by the party that has them with an optimizer that sees no others.
 
     Args:
-        layers: where to work; they get the numbers that `model` has for them.
-        party: whose they are.
+        work: the layers; they get the numbers that `model` has for them.
+        round: the round, counted from 0.
     """
 
-    def __init__(self, layers: nn.Sequential, model: ModelState, local: LocalSGD, party: Client) -> None:
-        self.work, self.local = Workspace(layers, party.workspace.precision), local
-        self.trained = self.work.view
+    def __init__(self, work: Workspace, model: ModelState, local: LocalSGD, round: int) -> None:
+        self.work, self.local, self.trained = work, local, work.view
         start = chosen(model, {*self.trained.params, *self.trained.buffers})
         self.work.load(start).train()
         self._params = tree.tensors(self.trained.params)
-        self._context = LocalContext(tree.tensors(start.params), None, None, party.round)
+        self._context = LocalContext(tree.tensors(start.params), None, None, round)
         self._carry = local.begin(self._params, self._context)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -153,10 +152,12 @@ class SplitSGD(Dialogue):
     keeps: bool = False
 
     def talk(self, client: Client, shared: Tree, own: Tree = None) -> Saying:
+        def part(layers: nn.Sequential) -> Part:
+            return Part(client.workspace.part(layers), model, self.local, client.round)
+
         halves = cut_at(client.workspace.module, self.cut, self.head)
         model: ModelState = self.personal(shared["model"], client.state)
-        lower = Part(halves.lower, model, self.local, client)
-        head = None if halves.head is None else Part(halves.head, model, self.local, client)
+        lower, head = part(halves.lower), None if halves.head is None else part(halves.head)
         losses: list[Tensor] = []
         for batch in self.local.batches(client):
             labels = {name: column for name, column in batch.items() if name != "x"}
@@ -235,7 +236,8 @@ class Upper:
 
     def __init__(self, task: SplitSGD, model: ModelState, server: Client) -> None:
         layers = copy.deepcopy(cut_at(server.workspace.module, task.cut, task.head).upper)
-        self.server, self.part = server, Part(layers, model, task.local, server)
+        work = Workspace(layers, server.workspace.precision)
+        self.server, self.part = server, Part(work, model, task.local, server.round)
         self._entry = self._features = torch.empty(0)
         self._answers: Counter[str] = Counter()
         self._losses: dict[str, list[Tensor]] = defaultdict(list)

@@ -11,6 +11,7 @@ from fedml_api.model.norm import BatchNorm, GroupNorm
 from fedml_api.model.recurrent import WordLSTM
 from fedml_api.model.resnet import ResNet
 from fedml_api.model.resnet_cifar import ResNetCIFAR
+from fedml_api.model.vertical import VerticalLR, VerticalNN
 from fedml_api.model.vision import VGG, EfficientNetB0, MobileNetV3, ViT
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "ResNetCIFAR",
     "ResNetInParts",
     "TwoNN",
+    "VerticalLR",
+    "VerticalNN",
     "ViT",
     "WordLSTM",
     "models",

@@ -138,7 +138,7 @@ class ResNetInParts(InPartsSpec):
 
     Edge: conv 3x3, 16 -> these features -> `edge` bottlenecks of the first stage (1: ResNet-5, 2: ResNet-8) -> mean -> dense.
     Server: all bottlenecks -> mean -> dense. 32x32 pixels and 10 classes: 10,586 parameters on the edge; 591,322 in a ResNet-56,
-    1,146,842 in a ResNet-110.
+    1,147,738 in a ResNet-110.
 
     Args:
         depth: layers of the large network.

@@ -2,7 +2,7 @@
 
 from fedml_core.federation.aggregator import Aggregator, Folded, WeightedMean, aggregators, merge_metrics
 from fedml_core.federation.algorithm import Algorithm, Composed, algorithms
-from fedml_core.federation.client import Client, Mean, Replies, Reply, Task, Workspace, Wrapping, tasks
+from fedml_core.federation.client import Client, Mean, Replies, Reply, Task, Workspace, Wrapping, shapes, tasks
 from fedml_core.federation.cohort import ClientValues, Cohort, Gathered, Spoken
 from fedml_core.federation.dialogue import SERVER, Conversation, Dialogue, Letters, Post, Saying, ask
 from fedml_core.federation.engine import ClientData, Engine, Session, Setup, engines
@@ -78,5 +78,6 @@ __all__ = [
     "restore",
     "sample_clients",
     "server_optimizers",
+    "shapes",
     "tasks",
 ]

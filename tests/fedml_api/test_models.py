@@ -12,21 +12,7 @@ SHAPES = [MNIST, (3, 32, 32), (1, 8, 8), (1, 6, 6), (3, 4, 5), (2, 3, 40), (60,)
 
 
 def test_models_are_registered():
-    assert list(models) == [
-        "2nn",
-        "cnn",
-        "cnn_mcmahan",
-        "efficientnet_b0",
-        "gan",
-        "lr",
-        "lstm_words",
-        "mobilenet",
-        "mobilenet_v3",
-        "resnet",
-        "resnet_cifar",
-        "vgg",
-        "vit_b_16",
-    ]
+    assert {"2nn", "cnn", "cnn_mcmahan", "gan", "lr", "lstm_words"} <= set(models)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +69,7 @@ def test_only_reddis_cnn_drops_out():
         name: [m.p for m in models[name]().build(MNIST, 10) if isinstance(m, nn.Dropout)]
         for name in ("2nn", "cnn", "cnn_mcmahan", "lr")
     }
-    assert rates == {"2nn": [], "cnn": [0.25, 0.5], "cnn_mcmahan": [], "lr": []}
+    assert {name: found for name, found in rates.items() if found} == {"cnn": [0.25, 0.5]}
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
