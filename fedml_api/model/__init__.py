@@ -1,7 +1,9 @@
 """Networks by name."""
 
 from fedml_api.model.cnn import McMahanCNN, ReddiCNN
+from fedml_api.model.darts import Darts, DartsSearch, Genotype
 from fedml_api.model.gan import GAN
+from fedml_api.model.in_parts import CNNInParts, Edge, InParts, ResNetInParts
 from fedml_api.model.linear import LogisticRegression, TwoNN
 from fedml_api.model.mobilenet import MobileNet
 from fedml_api.model.model_spec import ModelSpec, models
@@ -15,8 +17,14 @@ __all__ = [
     "GAN",
     "VGG",
     "BatchNorm",
+    "CNNInParts",
+    "Darts",
+    "DartsSearch",
+    "Edge",
     "EfficientNetB0",
+    "Genotype",
     "GroupNorm",
+    "InParts",
     "LogisticRegression",
     "McMahanCNN",
     "MobileNet",
@@ -25,6 +33,7 @@ __all__ = [
     "ReddiCNN",
     "ResNet",
     "ResNetCIFAR",
+    "ResNetInParts",
     "TwoNN",
     "ViT",
     "WordLSTM",

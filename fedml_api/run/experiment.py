@@ -95,7 +95,8 @@ class Experiment:
             )
         if self.precision not in PRECISIONS:
             found.append(f"precision = '{self.precision}': must be one of {', '.join(PRECISIONS)}")
-        return found + device_problems(self.device) + self.engine.unfit()
+        about = Setup(self.trainer, self.model, self.data, self.seed, torch.device("cpu"))
+        return found + device_problems(self.device) + self.engine.unfit() + self.algorithm.unfit(about)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from fedml_core.federation.client import Mean, Task
 from fedml_core.federation.cohort import Cohort
+from fedml_core.federation.engine import Setup
 from fedml_core.federation.evaluate import Evaluate
 from fedml_core.settings import Registry
 from fedml_core.trainer import ModelState
@@ -18,6 +19,10 @@ class Algorithm(ABC):
     An algorithm maps tasks onto a cohort and reduces what comes back. It never asks which engine carries the cohort out, and keeps
     nothing on itself: all that a later round needs is in the state, a tree.
     """
+
+    def unfit(self, setup: Setup) -> list[str]:
+        """What keeps this from working with such a network, trainer or data set, one line each; asked before anything runs."""
+        return []
 
     @abstractmethod
     def init(self, model: ModelState) -> Tree:
@@ -48,6 +53,9 @@ class Composed(Algorithm):
     @abstractmethod
     def algorithm(self) -> Algorithm:
         """The other one, with the parts in place."""
+
+    def unfit(self, setup: Setup) -> list[str]:
+        return self.algorithm.unfit(setup)
 
     def init(self, model: ModelState) -> Tree:
         return self.algorithm.init(model)

@@ -41,6 +41,12 @@ class Workspace:
             buffer.copy_(first)
         return self.module
 
+    def part(self, module: nn.Module) -> Workspace:
+        """Part of this workspace's module, to work in by itself."""
+        part, inside = Workspace(module, self.precision), {id(buffer) for buffer in module.buffers()}
+        part.counters = [(buffer, first) for buffer, first in self.counters if id(buffer) in inside]
+        return part
+
     def mean_of(self, rows: int) -> torch.Tensor:
         """The weights of a mean over `rows` examples: float32 `[rows]`, each 1/rows."""
         if rows not in self._means:
@@ -95,6 +101,12 @@ class Mean:
 
     total: float
     count: float
+
+    @classmethod
+    def of(cls, values: list[torch.Tensor]) -> Mean:
+        """The mean over some batches' values, `[b]` each, summed as float64."""
+        seen = torch.cat(values) if values else torch.zeros(0)
+        return cls(float(seen.sum(dtype=torch.float64)), seen.shape[0])
 
     @property
     def value(self) -> float:
