@@ -8,16 +8,21 @@ from fedml_api.model.linear import LogisticRegression, TwoNN
 from fedml_api.model.mobilenet import MobileNet
 from fedml_api.model.model_spec import ModelSpec, models
 from fedml_api.model.norm import BatchNorm, GroupNorm
-from fedml_api.model.recurrent import WordLSTM
+from fedml_api.model.recurrent import CharLSTM, WordLSTM
 from fedml_api.model.resnet import ResNet
 from fedml_api.model.resnet_cifar import ResNetCIFAR
+from fedml_api.model.text import BagOfWords, BiLSTM
+from fedml_api.model.transformer import WordTransformer
 from fedml_api.model.vision import VGG, EfficientNetB0, MobileNetV3, ViT
 
 __all__ = [
     "GAN",
     "VGG",
+    "BagOfWords",
     "BatchNorm",
+    "BiLSTM",
     "CNNInParts",
+    "CharLSTM",
     "Darts",
     "DartsSearch",
     "Edge",
@@ -37,5 +42,6 @@ __all__ = [
     "TwoNN",
     "ViT",
     "WordLSTM",
+    "WordTransformer",
     "models",
 ]

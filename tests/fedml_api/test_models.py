@@ -4,11 +4,13 @@ import torch.nn.functional as F
 from torch import nn
 
 import fedml_api.model
-from fedml_api.model import GAN, LogisticRegression, McMahanCNN, ReddiCNN, TwoNN, WordLSTM, models
+from fedml_api.model import GAN, LogisticRegression, McMahanCNN, ReddiCNN, TwoNN, models
 from fedml_core.errors import ConfigError
 
 MNIST = (1, 28, 28)
-OF_TOKENS = ("lstm_words",)
+OF_TOKENS = ("lstm_chars", "lstm_words", "text_bag", "text_bilstm", "transformer_words")
+AT_EVERY_TOKEN = ("lstm_chars", "lstm_words", "transformer_words")
+SMALLER = {"darts": {"layers": 3}, "darts_search": {"layers": 3, "steps": 1, "multiplier": 1}}  # as large ones take time, without numbers too
 SHAPES = [MNIST, (3, 32, 32), (1, 8, 8), (1, 6, 6), (3, 4, 5), (2, 3, 40), (60,), (1, 6, 5)]
 
 
@@ -32,14 +34,6 @@ def test_every_model_can_be_imported():
 )
 def test_parameter_counts_are_those_of_the_papers(spec, classes, parameters):
     assert sum(p.numel() for p in spec.build(MNIST, classes).parameters()) == parameters
-
-
-def test_the_language_model_has_the_papers_parameters():
-    network = WordLSTM().build((20,), 10_004)
-    # 10004 x 96 + (4 x 670 x (96 + 670) + 4 x 670) + (670 x 96 + 96) + (96 x 10004 + 10004): Reddi et al., ICLR 2021, app. C
-    assert sum(p.numel() for p in network.parameters() if p.requires_grad) == 4_050_748
-    assert network(torch.zeros(2, 20, dtype=torch.int64)).shape == (2, 20, 10_004)
-    assert not network.lstm.bias_hh_l0.any()
 
 
 def naive(name, p, x):
@@ -78,12 +72,12 @@ def test_only_reddis_cnn_drops_out():
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", models)
 def test_a_network_fits_exactly_the_shapes_it_says(name, shape):
-    spec = models[name]()
+    spec = models[name](**SMALLER.get(name, {}))
     if spec.fits(shape):
         with torch.device("meta"):  # shapes without numbers
             x = torch.zeros(2, *shape, dtype=torch.int64 if name in OF_TOKENS else torch.float32)
             found = spec.build(shape, 7)(x).shape
-        assert found == {"lstm_words": (2, *shape, 7), "gan": (2, 3)}.get(name, (2, 7))
+        assert found == ((2, *shape, 7) if name in AT_EVERY_TOKEN else (2, 3) if name == "gan" else (2, 7))
         return
     with pytest.raises(ConfigError) as caught:
         spec.build(shape, 7)
