@@ -10,7 +10,7 @@ from fedml_core.errors import ConfigError
 MNIST = (1, 28, 28)
 OF_TOKENS = ("lstm_chars", "lstm_words", "text_bag", "text_bilstm", "transformer_words")
 AT_EVERY_TOKEN = ("lstm_chars", "lstm_words", "transformer_words")
-SMALLER = {"darts": {"layers": 3}, "darts_search": {"layers": 3, "steps": 1, "multiplier": 1}}  # as large ones take time, without numbers too
+SMALLER = {"darts": {"layers": 3}, "darts_search": {"layers": 3, "steps": 1, "multiplier": 1}}
 SHAPES = [MNIST, (3, 32, 32), (1, 8, 8), (1, 6, 6), (3, 4, 5), (2, 3, 40), (60,), (1, 6, 5)]
 
 
