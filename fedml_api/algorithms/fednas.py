@@ -196,8 +196,8 @@ class FedNAS(Composed):
         alphas = names_like(model, self.names) & model.params.keys()
         if len(alphas) in (0, len(model.params)):
             raise ConfigError(
-                f"names = {list(self.names)}: {'all' if alphas else 'none'} of the model's parameters are like these, and there must "
-                "be an architecture beside weights; choose model=darts_search, or give the names of your own"
+                f"names = {list(self.names)}: {'all' if alphas else 'none'} of the model's parameters are like these, and there "
+                "must be an architecture beside weights; choose model=darts_search, or give the names of your own"
             )
         if self.temperature is not None and "tau" not in model.buffers:
             raise ConfigError("temperature: the network draws nothing; choose sampling=gumbel, or leave the temperature out")

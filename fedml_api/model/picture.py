@@ -37,7 +37,7 @@ def draw_genotype(genotype: Genotype, path: Path, title: str = "") -> None:
 
 def _draw(axes: Axes, edges: tuple[Edge, ...], concat: tuple[int, ...], title: str) -> None:
     nodes = len(edges) // 2
-    # Inputs at the left, one above the other; nodes in a zigzag, so that edges past a node do not cross it; the output at the right.
+    # Inputs at the left, one above the other; nodes in a zigzag, so that edges past a node do not cross it; the output right.
     places = [(0.0, 1.0), (0.0, -1.0), *((1.6 * (k + 1), 0.55 * (-1) ** k) for k in range(nodes))]
     end = (1.6 * (nodes + 1), 0.0)
     for k, (name, source) in enumerate(edges):

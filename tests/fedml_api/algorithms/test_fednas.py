@@ -147,7 +147,8 @@ def test_clients_may_be_stacked(update):
         run(algorithm, blobs(3), rounds=2, engine=Standalone(executor=executor, processes=1))
         for executor in ("sequential", "stacked")
     )
-    assert other.history[-1]["executor"].startswith("stacked") and one.sha256 != other.sha256
+    assert other.history[-1]["executor"].startswith("stacked")
+    assert one.sha256 != other.sha256
     for name in ("alphas", "w"):
         torch.testing.assert_close(one.model.params[name], other.model.params[name], rtol=1e-4, atol=1e-5)
 
