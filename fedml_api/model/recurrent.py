@@ -22,13 +22,16 @@ class CharLSTM(ModelSpec):
 
     Args:
         predicts: the character after `every` position, logits `[b, t, characters]`; or the one after the `last`, `[b, characters]`.
+        special: tokens that are no characters, for `word_accuracy`; see `NextToken`.
     """
 
     takes: ClassVar[str] = "sequences [time] of token numbers"
+    tokens: ClassVar[bool] = True
     embedding: Annotated[int, Meta(ge=1)] = 8
     hidden: Annotated[int, Meta(ge=1)] = 256
     layers: Annotated[int, Meta(ge=1)] = 2
     predicts: Literal["every", "last"] = "every"
+    special: tuple[int, ...] = ()
 
     @classmethod
     def fits(cls, shape: Shape) -> bool:
@@ -40,8 +43,11 @@ class CharLSTM(ModelSpec):
         head = nn.Linear(self.hidden, characters)
         return _Recurrent(nn.Embedding(characters, self.embedding), recurrent, head, self.predicts == "last")
 
+    def labels(self, shape: Shape, classes: int | None) -> Shape | None:
+        return shape if self.predicts == "every" else ()
+
     def trainer(self) -> ModelTrainer:
-        return NextToken() if self.predicts == "every" else Classifier()
+        return NextToken(self.special) if self.predicts == "every" else Classifier()
 
 
 @models.register("lstm_words")
@@ -51,11 +57,16 @@ class WordLSTM(ModelSpec):
 
     embedding 96 -> LSTM 670 -> dense 96 -> dense over the words. Takes token numbers `[b, t]`, returns logits `[b, t, words]`.
     Reddi et al., ICLR 2021, app. C.
+
+    Args:
+        special: tokens that are no words, for `word_accuracy`; see `NextToken`.
     """
 
     takes: ClassVar[str] = "sequences [time] of token numbers"
+    tokens: ClassVar[bool] = True
     embedding: Annotated[int, Meta(ge=1)] = 96
     hidden: Annotated[int, Meta(ge=1)] = 670
+    special: tuple[int, ...] = ()
 
     @classmethod
     def fits(cls, shape: Shape) -> bool:
@@ -67,8 +78,11 @@ class WordLSTM(ModelSpec):
         head = nn.Sequential(nn.Linear(self.hidden, self.embedding), nn.Linear(self.embedding, words))
         return _Recurrent(nn.Embedding(words, self.embedding), recurrent, head)
 
+    def labels(self, shape: Shape, classes: int | None) -> Shape | None:
+        return shape
+
     def trainer(self) -> ModelTrainer:
-        return NextToken()
+        return NextToken(self.special)
 
 
 def one_bias(lstm: nn.LSTM) -> nn.LSTM:

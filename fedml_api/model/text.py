@@ -19,6 +19,7 @@ class OfTexts(ModelSpec):
     """From token numbers `[b, t]` below `words` to logits `[b, classes]`. How much padding there is makes no difference."""
 
     takes: ClassVar[str] = "sequences [time] of token numbers"
+    tokens: ClassVar[bool] = True
     words: Annotated[int, Meta(ge=2)] = 10_000
 
     @classmethod
