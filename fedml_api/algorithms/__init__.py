@@ -10,6 +10,7 @@ from fedml_api.algorithms.fedbn import FedBN
 from fedml_api.algorithms.fedbuff import FedBuff
 from fedml_api.algorithms.feddyn import FedDyn
 from fedml_api.algorithms.fedgan import FedGAN
+from fedml_api.algorithms.fednas import FedNAS
 from fedml_api.algorithms.fednova import FedNova
 from fedml_api.algorithms.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedml_api.algorithms.fedper import FedPer
@@ -35,6 +36,7 @@ __all__ = [
     "FedBuff",
     "FedDyn",
     "FedGAN",
+    "FedNAS",
     "FedNova",
     "FedPer",
     "FedProx",

@@ -26,6 +26,7 @@ ALGORITHMS = {
     "fedavgm": lambda: algorithms["fedavgm"](momentum=0.5, local=LOCAL),
     "feddyn": lambda: algorithms["feddyn"](alpha=1.0, local=LOCAL),
     "fedgan": lambda: algorithms["fedgan"](interval=4, local=LOCAL),
+    "fednas": lambda: algorithms["fednas"](replace(LOCAL, epochs=2), LocalSGD(lr=0.5)),
     "fednova": lambda: algorithms["fednova"](LOCAL),
     "fedbuff": lambda: algorithms["fedbuff"](buffer=2, local=LOCAL),
     "qfedavg": lambda: algorithms["qfedavg"](q=0.5, local=LOCAL),
@@ -45,11 +46,23 @@ ALGORITHMS = {
     "scaffold": lambda: algorithms["scaffold"](LOCAL),
 }
 # What an algorithm needs of its own instead of the experiment below: `model`, `data`, `trainer`, `clients_per_round`, ...
-OWN: dict[str, Callable[[], dict[str, object]]] = {}
+OWN: dict[str, Callable[[], dict[str, object]]] = {"fednas": lambda: {"model": Mixture()}}
 # Where learning shows, if not in the loss of the server's model on the global test set: another entry of the history.
 SHOWS_IN: dict[str, str] = {}
 # Clients that talk while they work are carried out in one way only, whatever the executor.
 TALKING: frozenset[str] = frozenset()
+
+
+class Mixture(torch.nn.Module):
+    """A hidden layer of which the activation is to be found."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out, self.alphas = torch.nn.Linear(5, 8), torch.nn.Linear(8, 3), torch.nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden, shares = self.hidden(x), self.alphas.softmax(0)
+        return self.out(shares[0] * hidden.tanh() + shares[1] * hidden.relu() + shares[2] * hidden)
 
 
 def experiment(algorithm: str, engine: Engine, dropout: float = 0.3, **settings: object) -> Experiment:

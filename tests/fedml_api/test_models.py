@@ -9,9 +9,12 @@ from fedml_core.errors import ConfigError
 MNIST = (1, 28, 28)
 SHAPES = [MNIST, (3, 32, 32), (1, 8, 8), (1, 6, 6), (3, 4, 5), (2, 3, 40), (60,), (1, 6, 5)]
 
+# Of networks that are large by default.
+SMALL = {"darts": {"channels": 4, "layers": 3}, "darts_search": {"channels": 4, "layers": 3, "steps": 1, "multiplier": 1}}
+
 
 def test_models_are_registered():
-    assert list(models) == ["2nn", "cnn", "cnn_mcmahan", "gan", "lr", "lstm_words"]
+    assert list(models) == ["2nn", "cnn", "cnn_mcmahan", "darts", "darts_search", "gan", "lr", "lstm_words"]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,7 @@ def test_only_reddis_cnn_drops_out():
     rates = {
         name: [m.p for m in models[name]().build(MNIST, 10) if isinstance(m, nn.Dropout)]
         for name in models
-        if name not in ("gan", "lstm_words")
+        if name not in ("darts", "darts_search", "gan", "lstm_words")
     }
     assert rates == {"2nn": [], "cnn": [0.25, 0.5], "cnn_mcmahan": [], "lr": []}
 
@@ -75,7 +78,7 @@ def test_only_reddis_cnn_drops_out():
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", models)
 def test_a_network_fits_exactly_the_shapes_it_says(name, shape):
-    spec = models[name]()
+    spec = models[name](**SMALL.get(name, {}))
     if spec.fits(shape):
         words = name == "lstm_words"
         x = torch.zeros(2, *shape, dtype=torch.int64) if words else torch.randn(2, *shape)
@@ -92,11 +95,11 @@ def test_a_network_fits_exactly_the_shapes_it_says(name, shape):
 def test_which_networks_fit_small_inputs():
     fitting = {shape: [name for name in models if models[name].fits(shape)] for shape in SHAPES[3:]}
     assert fitting == {
-        (1, 6, 6): ["2nn", "cnn", "cnn_mcmahan", "gan", "lr"],
-        (3, 4, 5): ["2nn", "cnn_mcmahan", "gan", "lr"],
+        (1, 6, 6): ["2nn", "cnn", "cnn_mcmahan", "darts", "darts_search", "gan", "lr"],
+        (3, 4, 5): ["2nn", "cnn_mcmahan", "darts", "darts_search", "gan", "lr"],
         (2, 3, 40): ["2nn", "gan", "lr"],
         (60,): ["2nn", "lr", "lstm_words"],
-        (1, 6, 5): ["2nn", "cnn_mcmahan", "gan", "lr"],
+        (1, 6, 5): ["2nn", "cnn_mcmahan", "darts", "darts_search", "gan", "lr"],
     }
     assert not any(spec.fits(()) for spec in models.values())
 
