@@ -141,6 +141,7 @@ def _train(folder: RunFolder, experiment: Any, format: str) -> int:
     from rich.console import Console
     from rich.logging import RichHandler
 
+    from fedml_api.data import FederatedDataset
     from fedml_api.data.picture import draw_clients
     from fedml_api.run.clients import newest_table
     from fedml_api.run.experiment import Observer, simulate
@@ -161,7 +162,7 @@ def _train(folder: RunFolder, experiment: Any, format: str) -> int:
         observers.append(TensorBoard(folder.path))
     with folder.locked():
         print(f"run folder: {folder.path}", file=sys.stderr)
-        if experiment.data.classes is not None:
+        if isinstance(experiment.data, FederatedDataset) and experiment.data.classes is not None:
             draw_clients(experiment.data, folder.path / "clients.png")
         try:
             result = simulate(experiment, observers, folder.checkpoints, config.checkpoint_every, folder.rows)

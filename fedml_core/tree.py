@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import math
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
 import torch
@@ -83,6 +83,18 @@ def replace_tensors(tree: Tree, new: list[Tensor]) -> Tree:
     """The same tree with `new` in place of its tensors, in the order `tensors` lists them."""
     supply = iter(new)
     return map_tensors(lambda _: next(supply), tree)
+
+
+def stack(trees: Sequence[Tree]) -> Tree:
+    """Like trees as one, whose tensors have a first dimension over them."""
+    return replace_tensors(trees[0], [torch.stack(parts) for parts in zip(*map(tensors, trees), strict=True)])
+
+
+def unstack(tree: Tree, count: int) -> Iterator[Tree]:
+    """The `count` trees of a stack, in memory of their own, so that nobody who keeps one keeps them all."""
+    parts = [tensor.unbind() for tensor in tensors(tree)]
+    for k in range(count):
+        yield replace_tensors(tree, [part[k].clone() for part in parts])
 
 
 def clone(tree: Tree) -> Tree:

@@ -20,7 +20,7 @@ from fedml_api.model import ModelSpec
 from fedml_core.communication import codec
 from fedml_core.communication.com_manager import ComManager
 from fedml_core.errors import CommunicationError, ConfigError, Refused
-from fedml_core.federation import ClientRunner, Reply, Setup, Task
+from fedml_core.federation import Client, ClientRunner, Dialogue, Reply, Saying, Setup, Task
 from fedml_core.files import write_atomic
 from fedml_core.settings import build
 from fedml_core.tree import Tree
@@ -83,13 +83,30 @@ class KeepingRunner:
         self.folder = folder
 
     def __call__(self, id: str, round: int, task: Task, shared: Tree, own: Tree, state: Tree) -> Reply:
+        kept = self._kept(id, round)
+        return self._without_state(id, round, kept, self.runner(id, round, task, shared, own, kept))
+
+    def talk(self, id: str, round: int, task: Dialogue, shared: Tree, own: Tree, state: Tree) -> tuple[Client, Saying]:
+        """As `ClientRunner.talk`."""
+        kept = self._kept(id, round)
+        client, saying = self.runner.talk(id, round, task, shared, own, kept)
+
+        def keeping() -> Saying:
+            return self._without_state(id, round, kept, (yield from saying))
+
+        return client, keeping()
+
+    def _kept(self, id: str, round: int) -> Tree:
+        """The private state with which to begin this round."""
         path = self.folder / f"{id}.state"
         saved = read_state(path) if path.exists() else {"round": -1, "before": None, "after": None}
         # Asked again for the round it did last, before the reply got through: the state is the one it had then.
-        kept = saved["before"] if saved["round"] == round else saved["after"]
-        reply = self.runner(id, round, task, shared, own, kept)
+        return saved["before"] if saved["round"] == round else saved["after"]
+
+    def _without_state(self, id: str, round: int, kept: Tree, reply: Reply) -> Reply:
+        """What leaves the device of a reply; its state does not."""
         if reply.state is not None:
-            write_state(path, {"round": round, "before": kept, "after": reply.state})
+            write_state(self.folder / f"{id}.state", {"round": round, "before": kept, "after": reply.state})
         return Reply(reply.value, reply.weight, reply.metrics)
 
 

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from fedml_api.algorithms.fedavg import FedAvg
 from fedml_core import tree
-from fedml_core.federation import Algorithm, Client, Cohort, Mean, Reply, Task, algorithms, merge_metrics, tasks
+from fedml_core.federation import Algorithm, Client, Cohort, Mean, Reply, Setup, Task, algorithms, merge_metrics, tasks
 from fedml_core.settings import settings
 from fedml_core.trainer import ModelState
 from fedml_core.tree import Tree
@@ -68,6 +68,9 @@ class HypCluster(Algorithm):
 
     clusters: Annotated[int, Meta(ge=1)] = 2
     inner: Algorithm = FedAvg()
+
+    def unfit(self, setup: Setup) -> list[str]:
+        return self.inner.unfit(setup)
 
     def init(self, model: ModelState) -> Clusters:
         return Clusters([self.inner.init(model) for _ in range(self.clusters)], [0.0] * self.clusters)

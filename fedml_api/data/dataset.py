@@ -9,16 +9,38 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedml_core.errors import DataError
+from fedml_core.federation import ClientData
 from fedml_core.settings import Registry
 from fedml_core.trainer import Batch, Examples
 
 Parts = Mapping[str, np.ndarray]
+
+
+class Dataset(ClientData, Protocol):
+    """What a run needs to know of its data; `FederatedDataset` and `VerticalDataset` are such.
+
+    Attributes:
+        classes: number of classes of column `y`, or None; `name`: what messages call it.
+    """
+
+    classes: int | None
+    name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, equal exactly when two parties hold the same federated data."""
+        ...
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same data with its columns on `device`."""
+        ...
 
 
 class FederatedDataset:
@@ -101,10 +123,10 @@ class FederatedDataset:
         total = hashlib.sha256()
         for examples in (self.global_train, self.global_test):
             for name, column in sorted(examples.all().items()):
-                _update(total, name, column)
+                update(total, name, column)
         for parts in (self._train_parts, self._test_parts):
             for client, rows in parts.items():
-                _update(total, client, rows)
+                update(total, client, rows)
         return total.hexdigest()
 
     def to(self, device: torch.device) -> FederatedDataset:
@@ -183,16 +205,17 @@ def _range(rows: Tensor) -> tuple[int, int]:
     return (int(rows.min()), int(rows.max())) if len(rows) else (0, -1)
 
 
-def _update(total: hashlib._Hash, name: str, tensor: Tensor) -> None:
+def update(total: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    """Make a column part of a fingerprint."""
     total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
     total.update(tensor.contiguous().numpy().data)
 
 
 class DataSource(ABC):
-    """Settings that can be loaded into a FederatedDataset: which data set, how many clients, how it is spread over them."""
+    """Settings that can be loaded into a data set: which data set, how many clients, how it is spread over them."""
 
     @abstractmethod
-    def load(self, seed: int, root: Path) -> FederatedDataset:
+    def load(self, seed: int, root: Path) -> Dataset:
         """Read the files (below `root`, or from an installed package) and spread the examples over clients.
 
         Raises:

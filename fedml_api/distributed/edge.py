@@ -78,7 +78,7 @@ class EdgeSession(RemoteSession):
     """Rounds over whoever is present, ended by a goal or a deadline."""
 
     def __init__(self, engine: Edge, server: ServerManager, setup: Setup) -> None:
-        super().__init__(server, {}, device=setup.device)
+        super().__init__(server, {}, device=setup.device, setup=setup)
         self.engine = engine
         # Devices that are named like clients of the data set keep its order, so that the run can be compared with a simulation.
         self.order = {client: i for i, client in enumerate(setup.data.client_ids)}

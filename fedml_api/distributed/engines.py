@@ -7,12 +7,12 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from msgspec import Meta
 
-from fedml_api.data.dataset import FederatedDataset
+from fedml_api.data.dataset import Dataset
 from fedml_api.distributed.server import RemoteSession, ServerManager
 from fedml_api.distributed.worker import ClientManager
 from fedml_core.communication.com_manager import ComManager
@@ -62,7 +62,7 @@ def threads(
     server = ServerManager(network[SERVER], setup.identity, setup.identity)
     try:
         server.wait_for(len(workers))
-        yield RemoteSession(server, _sizes(setup), fold_on_workers=fold_on_workers, device=setup.device)
+        yield RemoteSession(server, _sizes(setup), fold_on_workers=fold_on_workers, device=setup.device, setup=setup)
     finally:
         server.finish()
         for worker in workers:
@@ -116,7 +116,7 @@ class Mpi(Engine):
             server = ServerManager(com, setup.identity, setup.identity)
             server.wait_for((_ranks() or 1) - 1)
             try:
-                yield RemoteSession(server, _sizes(setup), ClientRunner(setup), self.fold_on_workers, setup.device)
+                yield RemoteSession(server, _sizes(setup), ClientRunner(setup), self.fold_on_workers, setup.device, setup)
             finally:
                 server.finish()
 
@@ -136,8 +136,7 @@ def _moved(setup: Setup, device: torch.device) -> Setup:
     """The same setup for a worker on `device`."""
     if device == setup.device:
         return setup
-    assert isinstance(setup.data, FederatedDataset)
-    return replace(setup, device=device, data=setup.data.to(device))
+    return replace(setup, device=device, data=cast(Dataset, setup.data).to(device))
 
 
 def _sizes(setup: Setup) -> dict[str, int]:

@@ -4,7 +4,8 @@ The conversation, over any ComManager (`->` server to worker, `<-` worker to ser
 
     <- join      {protocol, config, hosts}        once, and again after either side was restarted
     -> welcome   {config}                         or: refused {reason}
-    -> work      {map, task, shared, clients, own, states, fold}
+    -> work      {map, task, shared, clients, own, states, fold, talk}
+    .. letter, left, hush                         while clients talk with each other or the server, see `talking.py`
     <- done      {replies: {client: Reply}}       or {folded: accumulator} if `fold` named an aggregator; answers the work's id
     <- error     {reason}                         the work could not be done
     -> finish    {}                               the run is over
@@ -29,17 +30,33 @@ import torch
 
 from fedml_api.distributed.ongoing import Ongoing
 from fedml_api.distributed.parcel import carry_out, objection
+from fedml_api.distributed.talking import RemoteConversation
 from fedml_core import tree
 from fedml_core.communication.com_manager import GONE, ComManager
 from fedml_core.communication.message import Message
 from fedml_core.errors import CommunicationError, RoundFailed
-from fedml_core.federation import Aggregator, ClientRunner, ClientValues, Cohort, Folded, Reply, Session, Task, describe
+from fedml_core.federation import (
+    Aggregator,
+    Client,
+    ClientRunner,
+    ClientValues,
+    Cohort,
+    Conversation,
+    Dialogue,
+    Folded,
+    Reply,
+    Session,
+    Setup,
+    Spoken,
+    Task,
+    describe,
+)
 from fedml_core.tree import Tree
 from fedml_core.worker import Inquiry, Mailbox, Worker
 from fedml_core.worker.worker import ERROR
 
 log = logging.getLogger("fedml")
-PROTOCOL = 1
+PROTOCOL = 2
 # Work handed to a worker beyond what it is doing, so that it need not wait for the server between two clients.
 AHEAD = 1
 
@@ -90,6 +107,7 @@ class Member:
             "own": {client: own[client] for client in clients if client in own},
             "states": {client: states[client] for client in clients if client in states and self.hosts is None},
             "fold": None if aggregator is None else describe(aggregator),
+            "talk": None,
         }
         self.map = map
         return payload
@@ -103,9 +121,11 @@ class ServerManager:
         self.mailbox = Mailbox(self.worker)
         self.worker.register_message_handler("join", self._join)
         self.worker.register_message_handler(GONE, self._gone)
+        self.worker.register_message_handler("letter", self._letter)
         for answer in ("done", ERROR):
             self.worker.register_message_handler(answer, self._unasked)
         self.members: dict[str, Member] = {}
+        self.conversations: dict[str, RemoteConversation] = {}
         self.maps = 0
 
     def wait_for(self, workers: int, timeout: float | None = None) -> None:
@@ -137,6 +157,11 @@ class ServerManager:
     def _gone(self, message: Message) -> None:
         if self.members.pop(message.sender, None) is not None:
             log.warning("%s is gone", message.sender)
+
+    def _letter(self, message: Message) -> None:
+        match message.payload:
+            case {"talk": str(id)} if id in self.conversations:
+                self.conversations[id].receive(message)
 
     def _unasked(self, message: Message) -> None:
         log.info("%s answers what this server has not asked it", message.sender)
@@ -189,6 +214,7 @@ class RemoteSession(Session):
         runner: carries out clients in the server's own process, beside the workers; None if the server only serves.
         fold_on_workers: fold on each worker and send one accumulator, where the exact order of additions does not matter.
         device: where what workers send is to lie.
+        setup: with which the server computes, where an algorithm has it do so.
     """
 
     def __init__(
@@ -198,7 +224,9 @@ class RemoteSession(Session):
         runner: ClientRunner | None = None,
         fold_on_workers: bool = False,
         device: torch.device = torch.device("cpu"),  # noqa: B008  (a value)
+        setup: Setup | None = None,
     ) -> None:
+        self.setup = setup
         self.server, self.clients, self.runner, self.fold_on_workers = server, clients, runner, fold_on_workers
         self.device = device
         self.states: dict[str, Tree] = {}
@@ -233,7 +261,17 @@ class RemoteCohort(Cohort):
         if self.whole is not None:
             self.whole.miss([client for client in self.whole.clients if client in {*self.whole.missing, *clients}])
 
+    @property
+    def server(self) -> Client:  # type: ignore[override]
+        assert self.session.setup is not None
+        return ClientRunner.of_server(self.session.setup, self.round)
+
+    def converse(self, task: Dialogue, shared: Tree, own: Mapping[str, Tree] | None = None) -> Conversation:
+        return RemoteConversation(self, task, shared, own or {})
+
     def map(self, task: Task, shared: Tree, own: Mapping[str, Tree] | None = None) -> ClientValues:
+        if isinstance(task, Dialogue):
+            return Spoken(self, task, shared, own)
         return RemoteValues(self, task, shared, own or {})
 
     @property

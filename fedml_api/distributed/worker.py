@@ -10,6 +10,7 @@ import torch
 
 from fedml_api.distributed.parcel import Runner, carry_out
 from fedml_api.distributed.server import PROTOCOL
+from fedml_api.distributed.talking import Speakers
 from fedml_core import tree
 from fedml_core.communication.com_manager import GONE, ComManager
 from fedml_core.communication.message import SERVER, Message
@@ -41,6 +42,7 @@ class ClientManager:
     ) -> None:
         self.com, self.run, self.config, self.hosts, self.device = com, run, config, hosts, device
         self.map, self.shared = -1, None
+        self.speakers = Speakers(com, run, device)
 
     def join(self, timeout: float = 60.0) -> Tree:
         """Ask the server to be let in; what it says in its welcome.
@@ -68,6 +70,10 @@ class ClientManager:
     def serve(self, runner: Runner) -> bool:
         """Do what the server asks, by `runner`, until the run is over; False if the server is gone instead."""
         while (message := self.com.receive()) is not None:
+            if message.type in ("letter", "left", "hush"):
+                self.speakers.handle(message)
+                with _one_at_a_time:
+                    self.speakers.go_on()
             if message.sender != SERVER:
                 continue  # workers of a run can reach each other, and none may speak for the server
             if message.type == "finish":
@@ -81,6 +87,11 @@ class ClientManager:
     def _answer(self, message: Message, runner: Runner) -> None:
         try:
             with _one_at_a_time:
+                if message.payload["talk"] is not None:
+                    self._take(message.payload)
+                    self.speakers.begin(message, runner, self.shared)
+                    self.speakers.go_on()
+                    return
                 payload = self._work(message.payload, message.round, runner)
             type = "done"
         except FedMLError as error:
@@ -91,9 +102,13 @@ class ClientManager:
         # The next client is trained while this answer is under way.
         self.com.post(Message(type, self.com.name, message.sender, payload, message.run, message.round, reply_to=message.id))
 
-    def _work(self, work: dict[str, Any], round: int, runner: Runner) -> dict[str, Tree]:
+    def _take(self, work: dict[str, Any]) -> None:
+        """Keep what the clients of a map share; it comes with the first of them."""
         if work["map"] != self.map:
             self.map, self.shared = work["map"], tree.to(work["shared"], self.device)
+
+    def _work(self, work: dict[str, Any], round: int, runner: Runner) -> dict[str, Tree]:
+        self._take(work)
         aggregator = None if work["fold"] is None else restore(Aggregator, work["fold"])
         task = restore(Task, work["task"])
         own, states = tree.to(work["own"], self.device), tree.to(work["states"], self.device)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from fedml_core.errors import ConfigError
+from fedml_core.federation import ClientData
 from fedml_core.settings import Registry
 from fedml_core.trainer import Classifier, ModelTrainer
 
@@ -27,6 +28,10 @@ class ModelSpec(ABC):
     def fits(cls, shape: Shape) -> bool:
         """Whether the network can take examples of this shape."""
         return len(shape) > 0
+
+    def fitted(self, data: ClientData) -> ModelSpec:
+        """The same with what the data say beside the shape of `x`, where that matters."""
+        return self
 
     @abstractmethod
     def build(self, shape: Shape, classes: int | None) -> nn.Module:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fedml_api.algorithms import FedAvg
-from fedml_api.data.dataset import FederatedDataset
+from fedml_api.data.dataset import Dataset
 from fedml_api.run.checkpoint import Checkpoints
 from fedml_api.run.clients import Table, judge, spread
 from fedml_api.standalone import Standalone
@@ -48,7 +48,7 @@ class Experiment:
     """
 
     model: nn.Module
-    data: FederatedDataset
+    data: Dataset
     trainer: ModelTrainer = field(default_factory=Classifier)
     algorithm: Algorithm = field(default_factory=FedAvg)
     engine: Engine = field(default_factory=Standalone)
@@ -67,8 +67,8 @@ class Experiment:
         """What the engine gets to see: everything but the algorithm."""
         device = self.engine.device(torch.device(self.device))
         module = copy.deepcopy(self.model).to(device)
-        data, precision = self.data.to(device), PRECISIONS.get(self.precision)
-        return Setup(self.trainer, module, data, self.seed, device, self.identity, self.recipe, precision, self.rounds)
+        data, precision, each = self.data.to(device), PRECISIONS.get(self.precision), self.clients_per_round
+        return Setup(self.trainer, module, data, self.seed, device, self.identity, self.recipe, precision, self.rounds, each)
 
     def work(self) -> bool:
         """Be a worker of this experiment, if that is what the engine has this process for; whether it was."""
@@ -95,7 +95,8 @@ class Experiment:
             )
         if self.precision not in PRECISIONS:
             found.append(f"precision = '{self.precision}': must be one of {', '.join(PRECISIONS)}")
-        return found + device_problems(self.device) + self.engine.unfit()
+        about = Setup(self.trainer, self.model, self.data, self.seed, torch.device("cpu"), clients_per_round=self.clients_per_round)
+        return found + device_problems(self.device) + self.engine.unfit() + self.algorithm.unfit(about)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ class Result:
     """What a run came to.
 
     Attributes:
-        model: the numbers of the final model; `network`: the network that holds them.
+        model: the numbers of the final model, or of the initial one, if the server never gets to see another; `network`: the
+            network that holds them.
         sha256: the SHA-256 of these numbers, equal for equal runs.
         history: one row per round, the first being the evaluation of the initial model; `last`: its last evaluation.
         seconds: time spent in rounds, over all processes that worked on the run.
@@ -164,6 +166,8 @@ def simulate(
     workspace = Workspace(setup.module)
 
     def evaluate(state: Tree) -> Row:
+        if not algorithm.server_has_model:
+            return {}
         model = workspace.load(algorithm.model(state))
         rng.seed_torch(setup.seed, "evaluate", device=setup.device)
         return {f"test_{name}": value for name, value in setup.trainer.test(model, setup.data.global_test).items()}

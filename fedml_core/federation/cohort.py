@@ -105,9 +105,7 @@ class Cohort(ABC):
         Raises:
             ConfigError: this cohort changes what clients send, and cannot do so with their letters.
         """
-        raise ConfigError(
-            f"clients of a {type(self).__name__} cannot talk while they work: leave out what wraps the algorithm"
-        )
+        raise ConfigError(f"clients of a {type(self).__name__} cannot talk while they work: leave out what wraps the algorithm")
 
     @property
     def at_work(self) -> Mapping[str, int]:

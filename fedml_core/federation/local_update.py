@@ -149,9 +149,7 @@ class LocalUpdate(Task):
             loss, grads = work.gradients(trainer, batch)
             carry = self.step(carry, params, grads, context)
             losses.append(loss)
-        seen = torch.cat(losses) if losses else torch.zeros(0)
-        metrics = {"loss": Mean(float(seen.sum(dtype=torch.float64)), seen.shape[0])}
-        return self._reply(client, start, carry, context, metrics)
+        return self._reply(client, start, carry, context, {"loss": Mean.of(losses)})
 
     def _reply(self, client: Client, start: ModelState, carry: Tree, context: LocalContext, metrics: dict[str, Mean]) -> Reply:
         trained = client.workspace.view

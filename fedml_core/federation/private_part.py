@@ -72,7 +72,7 @@ class PrivatePart(Around):
         return chosen(model, private_names(model, self.private))
 
     def personal(self, model: ModelState, state: Tree) -> ModelState:
-        return ModelState(model.params | state.params, model.buffers | state.buffers)
+        return model.replaced(state)
 
     def keep(self, trained: ModelState, start: ModelState, carry: Tree, context: LocalContext) -> ModelState:
         return chosen(trained, private_names(start, self.private))

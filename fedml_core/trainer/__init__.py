@@ -2,7 +2,7 @@
 
 from fedml_core.trainer.examples import Batch, Examples
 from fedml_core.trainer.model_state import ModelState
-from fedml_core.trainer.model_trainer import Classifier, Model, ModelTrainer, NextToken
+from fedml_core.trainer.model_trainer import Classifier, Model, ModelTrainer, NextToken, Once
 from fedml_core.trainer.schedule import Cosine, Exponential, Rate, Schedule, rate, schedules
 from fedml_core.trainer.transforms import (
     Adaptive,
@@ -30,6 +30,7 @@ __all__ = [
     "ModelTrainer",
     "Momentum",
     "NextToken",
+    "Once",
     "Proximal",
     "Rate",
     "Schedule",

@@ -58,7 +58,7 @@ class ModelTrainer:
         sums: dict[str, Tensor] = {}
 
         def add(batch: Batch) -> None:
-            once = _Once(model)
+            once = Once(model)
             for name, value in {**self.metrics(once, batch), "loss": self.loss(once, batch)}.items():
                 total = per_example(value, batch, name).double().sum()
                 sums[name] = sums[name] + total if name in sums else total
@@ -119,11 +119,12 @@ def _fitting(row: float, device: torch.device) -> int:
     return int(min(MOST_ROWS, max(FIRST_ROWS, room / max(row, 1))))
 
 
-class _Once:
+class Once:
     """A model that remembers its last answer: loss and metrics ask it the same question, which is half the cost of evaluating."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model, self._answer = model, None
+    def __init__(self, model: Model) -> None:
+        self._model: Any = model
+        self._answer: Any = None
         self._asked: tuple[Any, ...] = ()
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:

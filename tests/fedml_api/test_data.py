@@ -48,7 +48,9 @@ def rows_of(examples):
 
 
 def test_sources_are_registered_and_say_what_they_are():
-    assert list(data_sources) == ["digits", "fashion_mnist", "mnist5k", "synthetic"]
+    assert list(data_sources) == [
+        *("adult", "credit", "digits", "fashion_mnist", "lending_club", "lending_club_sample", "mnist5k", "nus_wide", "synthetic")
+    ]
     assert all("train" in about or "drawn" in about for about in (cls.__doc__.splitlines()[0] for cls in data_sources.values()))
 
 

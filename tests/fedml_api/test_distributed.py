@@ -11,7 +11,7 @@ import torch
 from fedml_api import Classifier, Experiment, FedAvg, LocalSGD, Standalone, simulate
 from fedml_api.distributed import Loopback, Mpi
 from fedml_api.distributed.parcel import objection
-from fedml_api.distributed.server import Patience, RemoteCohort, RemoteSession, ServerManager
+from fedml_api.distributed.server import PROTOCOL, Patience, RemoteCohort, RemoteSession, ServerManager
 from fedml_api.distributed.worker import ClientManager
 from fedml_core import tree
 from fedml_core.communication.loopback import loopback_network
@@ -127,7 +127,7 @@ class Stage:
         self.network = network
 
     def joins(self, name, client):
-        self.say(name, "join", {"protocol": 1, "config": None, "hosts": {client: 1}})
+        self.say(name, "join", {"protocol": PROTOCOL, "config": None, "hosts": {client: 1}})
         self.server.attend_all()
         return self.doors[name].receive(1)
 
@@ -218,12 +218,12 @@ def test_too_few_replies_make_the_round_fail(stage):
 @pytest.mark.parametrize(
     ("about", "reason"),
     [
-        ({"protocol": 99, "config": None, "hosts": None}, "speaks protocol 99, the server 1: install the same version"),
-        ({"protocol": 1, "config": "else", "hosts": None}, "its configuration is else, the server's config"),
-        ({"protocol": 1, "config": None, "hosts": {"c0": 1}}, "client c0 is here already"),
+        ({"protocol": 99, "config": None, "hosts": None}, f"speaks protocol 99, the server {PROTOCOL}: install the same version"),
+        ({"protocol": PROTOCOL, "config": "else", "hosts": None}, "its configuration is else, the server's config"),
+        ({"protocol": PROTOCOL, "config": None, "hosts": {"c0": 1}}, "client c0 is here already"),
         ({"nonsense": True}, "not one of this protocol"),
         ([1, 2], "not one of this protocol"),
-        ({"protocol": 1, "config": None, "hosts": {"c1": "many"}}, "not one of this protocol"),
+        ({"protocol": PROTOCOL, "config": None, "hosts": {"c1": "many"}}, "not one of this protocol"),
     ],
 )
 def test_who_does_not_fit_is_refused_with_a_reason(stage, about, reason):

@@ -7,6 +7,7 @@ from fedml_api.model import GAN, LogisticRegression, McMahanCNN, ReddiCNN, TwoNN
 from fedml_core.errors import ConfigError
 
 MNIST = (1, 28, 28)
+OF_TOKENS = ("lstm_words",)
 SHAPES = [MNIST, (3, 32, 32), (1, 8, 8), (1, 6, 6), (3, 4, 5), (2, 3, 40), (60,), (1, 6, 5)]
 
 # Of networks that are large by default.
@@ -14,7 +15,7 @@ SMALL = {"darts": {"channels": 4, "layers": 3}, "darts_search": {"channels": 4, 
 
 
 def test_models_are_registered():
-    assert list(models) == ["2nn", "cnn", "cnn_mcmahan", "darts", "darts_search", "gan", "lr", "lstm_words"]
+    assert {"2nn", "cnn", "cnn_mcmahan", "gan", "lr", "lstm_words"} <= set(models)
 
 
 @pytest.mark.parametrize(
@@ -69,10 +70,9 @@ def test_networks_compute_what_their_papers_describe(name, shape):
 def test_only_reddis_cnn_drops_out():
     rates = {
         name: [m.p for m in models[name]().build(MNIST, 10) if isinstance(m, nn.Dropout)]
-        for name in models
-        if name not in ("darts", "darts_search", "gan", "lstm_words")
+        for name in ("2nn", "cnn", "cnn_mcmahan", "lr")
     }
-    assert rates == {"2nn": [], "cnn": [0.25, 0.5], "cnn_mcmahan": [], "lr": []}
+    assert {name: found for name, found in rates.items() if found} == {"cnn": [0.25, 0.5]}
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -80,10 +80,10 @@ def test_only_reddis_cnn_drops_out():
 def test_a_network_fits_exactly_the_shapes_it_says(name, shape):
     spec = models[name](**SMALL.get(name, {}))
     if spec.fits(shape):
-        words = name == "lstm_words"
-        x = torch.zeros(2, *shape, dtype=torch.int64) if words else torch.randn(2, *shape)
-        wanted = {"lstm_words": (2, *shape, 7), "gan": (2, 3)}.get(name, (2, 7))
-        assert spec.build(shape, 7)(x).shape == wanted
+        with torch.device("meta"):  # shapes without numbers
+            x = torch.zeros(2, *shape, dtype=torch.int64 if name in OF_TOKENS else torch.float32)
+            found = spec.build(shape, 7)(x).shape
+        assert found == {"lstm_words": (2, *shape, 7), "gan": (2, 3)}.get(name, (2, 7))
         return
     with pytest.raises(ConfigError) as caught:
         spec.build(shape, 7)
@@ -93,13 +93,14 @@ def test_a_network_fits_exactly_the_shapes_it_says(name, shape):
 
 
 def test_which_networks_fit_small_inputs():
-    fitting = {shape: [name for name in models if models[name].fits(shape)] for shape in SHAPES[3:]}
+    small = ["2nn", "cnn", "cnn_mcmahan", "gan", "lr", "lstm_words"]
+    fitting = {shape: [name for name in small if models[name].fits(shape)] for shape in SHAPES[3:]}
     assert fitting == {
-        (1, 6, 6): ["2nn", "cnn", "cnn_mcmahan", "darts", "darts_search", "gan", "lr"],
-        (3, 4, 5): ["2nn", "cnn_mcmahan", "darts", "darts_search", "gan", "lr"],
+        (1, 6, 6): ["2nn", "cnn", "cnn_mcmahan", "gan", "lr"],
+        (3, 4, 5): ["2nn", "cnn_mcmahan", "gan", "lr"],
         (2, 3, 40): ["2nn", "gan", "lr"],
         (60,): ["2nn", "lr", "lstm_words"],
-        (1, 6, 5): ["2nn", "cnn_mcmahan", "darts", "darts_search", "gan", "lr"],
+        (1, 6, 5): ["2nn", "cnn_mcmahan", "gan", "lr"],
     }
     assert not any(spec.fits(()) for spec in models.values())
 
