@@ -7,13 +7,14 @@ from torch import nn
 
 from fedml_api import Examples, Experiment, FederatedDataset, LocalSGD, Standalone, simulate
 from fedml_api.algorithms import FedNAS
-from fedml_api.model import Darts, DartsSearch, Genotype
+from fedml_api.model import BatchNorm, Darts, DartsSearch, Genotype, GroupNorm
 from fedml_api.model.darts import GENOTYPES, OPERATIONS, Mixture, genotype_of, operation_of
 from fedml_api.model.picture import draw_genotype
 from fedml_core.errors import ConfigError
 from fedml_core.settings import build, to_plain
 from fedml_core.trainer import Cosine
 
+GROUPS = GroupNorm(each=4)
 SMALL = {"channels": 4, "layers": 3, "steps": 2, "multiplier": 2}
 
 
@@ -21,7 +22,7 @@ def size(module):
     return sum(param.numel() for param in module.parameters())
 
 
-@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize("norm", [GROUPS, BatchNorm()], ids=str)
 def test_sizes_are_the_published_ones(norm):
     """Which the authors' programs print for CIFAR-10: for the search, and for DARTS_V2 without the auxiliary head."""
     search, found = DartsSearch(norm=norm).build((3, 32, 32), 10), Darts(norm=norm).build((3, 32, 32), 10)
@@ -60,7 +61,7 @@ def test_sizes_by_hand(name):
 def test_every_operation_halves_alike(name, side):
     x = torch.randn(2, 4, side, side)
     for stride, wanted in ((1, side), (2, (side + 1) // 2)):
-        made = operation_of(name, "group", False, 4, stride)(x)
+        made = operation_of(name, GROUPS, False, 4, stride)(x)
         assert made.shape == (2, 4, wanted, wanted)
         assert (made == 0).all() == (name == "none")
 
@@ -68,14 +69,14 @@ def test_every_operation_halves_alike(name, side):
 def test_skipping_with_half_the_size_sees_two_pixels_of_four():
     torch.manual_seed(0)
     x = torch.randn(1, 4, 6, 6).abs().requires_grad_()
-    (operation_of("skip_connect", "group", False, 4, 2)(x) * torch.randn(1, 4, 3, 3)).sum().backward()
+    (operation_of("skip_connect", GROUPS, False, 4, 2)(x) * torch.randn(1, 4, 3, 3)).sum().backward()
     rows, columns = torch.meshgrid(torch.arange(6), torch.arange(6), indexing="ij")
     assert torch.equal(x.grad.abs().sum(1)[0] > 0, rows % 2 == columns % 2)
 
 
 def test_an_edge_is_the_mixture_of_its_operations():
     torch.manual_seed(0)
-    edge, x = Mixture(OPERATIONS, "group", 4, 1), torch.randn(2, 4, 6, 6)
+    edge, x = Mixture(OPERATIONS, GROUPS, 4, 1), torch.randn(2, 4, 6, 6)
     weights = torch.rand(8)
     wanted = sum(weights[j] * edge.operations[j](x) for j in range(8))
     torch.testing.assert_close(edge(x, weights, None), wanted)
@@ -103,7 +104,7 @@ def test_the_mixture_is_a_softmax_of_alpha_in_both_cells():
 def test_group_norm_keeps_examples_apart_and_leaves_no_buffers():
     torch.manual_seed(0)
     x = torch.randn(4, 1, 8, 8)
-    for norm, apart in (("group", True), ("batch", False)):
+    for norm, apart in ((GROUPS, True), (BatchNorm(), False)):
         network = DartsSearch(norm=norm, **SMALL).build((1, 8, 8), 10)
         assert torch.allclose(network(x)[:1], network(x[:1]), atol=1e-5) is apart
         assert (not list(network.buffers())) is apart
@@ -191,7 +192,7 @@ def digits(clients, each):
 def test_clients_that_search_may_be_stacked():
     torch.manual_seed(0)
     few = ("none", "max_pool_3x3", "skip_connect", "dil_conv_3x3")
-    network = DartsSearch(channels=2, layers=1, steps=1, multiplier=1, stem=1, operations=few).build((1, 4, 4), 3)
+    network = DartsSearch(channels=4, layers=1, steps=1, multiplier=1, stem=1, operations=few).build((1, 4, 4), 3)
     algorithm = FedNAS(LocalSGD(lr=0.1, batch_size=0), LocalSGD(lr=0.5))
     one, other = (
         simulate(
@@ -212,7 +213,7 @@ def test_clients_that_search_may_be_stacked():
 
 
 def test_networks_that_draw_are_carried_out_one_by_one(caplog):
-    network = DartsSearch(channels=2, layers=1, steps=1, multiplier=1, stem=1, sampling="gumbel").build((1, 4, 4), 3)
+    network = DartsSearch(channels=4, layers=1, steps=1, multiplier=1, stem=1, sampling="gumbel").build((1, 4, 4), 3)
     algorithm = FedNAS(LocalSGD(batch_size=0), update="first_order", temperature=Cosine(10.0, 5, 1.0))
     engine = Standalone(executor="stacked", processes=1)
     simulate(Experiment(network, digits(2, 8), algorithm=algorithm, rounds=1, clients_per_round=2, engine=engine))
