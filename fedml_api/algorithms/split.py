@@ -15,6 +15,7 @@ from fedml_core.errors import ConfigError, RoundFailed
 from fedml_core.federation import (
     Algorithm,
     Client,
+    ClientRunner,
     Cohort,
     Conversation,
     Dialogue,
@@ -210,12 +211,12 @@ class SplitSGD(Dialogue):
 
     def unfit(self, setup: Setup) -> list[str]:
         """See `Algorithm`."""
-        try:
-            cut_at(setup.module, self.cut, self.head)
-        except ConfigError as error:
-            return error.problems
         if setup.trainer.imperative:
             return [f"{type(setup.trainer).__name__} overrides train(), which cannot be cut in two: write loss() instead"]
+        try:
+            self.shared(ModelState.of(setup.module), ClientRunner.of_server(setup, 0))
+        except ConfigError as error:
+            return error.problems
         return []
 
 
@@ -292,7 +293,8 @@ class Split(Algorithm):
 
     Both halves together take the steps of the joined network. The next client goes on with the layers that the last one has
     trained, which the server hands on (the paper's centralised mode); without `handover` each keeps its own, as private state, and
-    is judged with those below the server's layers. The joined model then has the client layers that it began with.
+    is judged with those below the server's layers. The joined model then has the client layers that it began with, and is not
+    evaluated: see `evaluate_clients`.
 
     The server sees the activations and labels of every example, and with `handover` each client's layers, which the next client
     sees as well. With `head` > 0 a client has the last layers too, and labels do not leave it (U-shaped: Poirot et al., Split
@@ -355,6 +357,10 @@ class Split(Algorithm):
 
     def model(self, state: ModelState) -> ModelState:
         return state
+
+    @property
+    def server_has_model(self) -> bool:
+        return self.handover
 
     def judge(self) -> Task:
         return Evaluate(of=self.task)
