@@ -144,8 +144,8 @@ class SplitSGD(Dialogue):
     Each of these four needs the one before, and the first of the next batch needs the last: a batch with fewer of them would be a
     step along an old gradient.
 
-    `shared` holds the client's part of the joined `model`, and `letters`, of which those of a client are likenesses. The reply's
-    value are its layers after training, or nothing, if it `keeps` them as its private state.
+    `shared` holds the client's part of the joined `model`, and examples of no rows of the `letters` that are expected. The reply's
+    value are the client's layers after training, or nothing, if it `keeps` them as its private state.
     """
 
     local: LocalSGD
@@ -205,9 +205,12 @@ class SplitSGD(Dialogue):
             passing = [smashed] if halves.head is None else [smashed, halves.upper(smashed)]
         if not all(isinstance(part, Tensor) for part in passing):
             raise ConfigError(f"cut = {self.cut}, head = {self.head}: layers there do not return a single tensor; cut elsewhere")
-        with_head = [{"smashed": passing[0][:0]}, {"gradient": passing[-1][:0]}]
-        without = [{"smashed": passing[0][:0], "labels": {name: column[:0] for name, column in columns.items()}}]
-        return {"model": halves.of_client(model), "letters": without if halves.head is None else with_head}
+        first, *others = [part[:0] for part in passing]
+        if halves.head is None:
+            letters = [{"smashed": first, "labels": {name: column[:0] for name, column in columns.items()}}]
+        else:
+            letters = [{"smashed": first}, *({"gradient": features} for features in others)]
+        return {"model": halves.of_client(model), "letters": letters}
 
     def unfit(self, setup: Setup) -> list[str]:
         """See `Algorithm`."""
