@@ -19,6 +19,7 @@ from fedml_core.errors import DataError
 from fedml_core.federation import ClientData
 from fedml_core.settings import Registry
 from fedml_core.trainer import Batch, Examples
+from fedml_core.trainer.trainers import VOID
 
 Parts = Mapping[str, np.ndarray]
 
@@ -195,6 +196,8 @@ def _problems(train: Examples, test: Examples, train_parts: _Rows, test_parts: _
                 yield f"client '{client}' has {what} rows from {low} to {high}; there are {len(examples)}"
         labels = examples.columns.get("y")
         if classes is not None and labels is not None and len(labels):
+            if labels.dim() > 2:  # of pixels, of which some have no class
+                labels = torch.where(labels == VOID, 0, labels)
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= classes:
                 yield f"{what} labels go from {low} to {high}; with {classes} classes they are 0 to {classes - 1}"

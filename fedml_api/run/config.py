@@ -15,6 +15,7 @@ from fedml_api.algorithms import FedAvg
 from fedml_api.data import DataSource, Mnist5k
 from fedml_api.distributed import Loopback, Mpi  # noqa: F401 (registers)
 from fedml_api.model import ModelSpec, ReddiCNN
+from fedml_api.model.model_spec import check_columns
 from fedml_api.run.experiment import Experiment
 from fedml_api.standalone import Standalone
 from fedml_core import rng
@@ -143,6 +144,8 @@ def prepare(config: RunConfig, problems: list[str]) -> Experiment:
             shape = tuple(data.global_test.columns["x"].shape[1:])
             model = config.model.fitted(data)
             module = attempt(model.build, shape, data.classes)
+        if module is not None:
+            attempt(check_columns, model, data.global_test.columns, data.classes)
     if data is None or module is None:
         raise ConfigError(problems + ([] if "device" in faulty else device_problems(config.device)))
     experiment = Experiment(

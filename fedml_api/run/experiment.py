@@ -16,7 +16,7 @@ from torch import nn
 from fedml_api.algorithms import FedAvg
 from fedml_api.data.dataset import Dataset
 from fedml_api.run.checkpoint import Checkpoints
-from fedml_api.run.clients import Table, judge, spread
+from fedml_api.run.clients import Table, judge
 from fedml_api.standalone import Standalone
 from fedml_core import rng, tree
 from fedml_core.devices import device_problems
@@ -196,10 +196,10 @@ def simulate(
             if last or (round + 1) % experiment.evaluate_every == 0:
                 row |= evaluate(state)
             if experiment.evaluate_clients and (last or (round + 1) % experiment.evaluate_clients == 0):
-                table = judge(algorithm, state, session, round + 1)
-                row |= spread(table)
+                verdicts = judge(algorithm, state, session, round + 1, setup)
+                row |= verdicts.spread()
                 for observer in observers:
-                    observer.on_clients(round + 1, table)
+                    observer.on_clients(round + 1, verdicts.table)
             _check(row)
             rows.append(row)
             for observer in observers:
