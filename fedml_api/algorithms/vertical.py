@@ -93,8 +93,8 @@ class Vertical(Algorithm):
             instead of 4 per number, and are rounded to 2^-24.
         encrypt: keep g from the other parties: they get the gradients of their weights, sum_i x_i g_i, with g under homomorphic
             encryption (`fedml_core/security/paillier.py`). For logistic regression, in batches that are all of the same size
-            (`drop_last`) and have more examples than any party columns, or it could solve for g. It hides each g, not what such sums
-            tell over many rounds. Some ten milliseconds of a processor for each example.
+            (`drop_last`) and have more examples than any party columns, or it could solve for g. It hides each g, not what such
+            sums tell over many rounds, and takes a processor some 50 milliseconds for each example.
         hand_in: after each round the server gets to see every party's part, to evaluate and to save them as one network. Otherwise
             they stay where they are, and only the clients' own judgement (`evaluate_clients`) tells how good they are: loss,
             metrics and AUC, at the label holder.
@@ -128,13 +128,15 @@ class Vertical(Algorithm):
         return found
 
     def _unfit_to_encrypt(self, module: Any) -> Iterator[str]:
-        layers, drop_last = list(module.bottoms.values()), self.local.drop_last
+        layers = list(module.bottoms.values())
         if any(type(layer) is not nn.Linear or layer.bias is not None for layer in layers):
             yield "algorithm.encrypt = true: for networks whose parts are matrices only: choose model=vertical_lr, or encrypt=false"
-        elif (size := self.local.batch_size) and (size <= (widest := max(layer.in_features for layer in layers)) or not drop_last):
+            return
+        size, drop_last, widest = self.local.batch_size, self.local.drop_last, max(layer.in_features for layer in layers)
+        if size and (size <= widest or not drop_last):
             yield (
-                f"algorithm.encrypt = true: from sums over a batch that is no larger than its {widest} columns a party could compute "
-                f"what is to be hidden; set local.batch_size to {widest + 1} at least, and local.drop_last to true"
+                f"algorithm.encrypt = true: from sums over a batch that is no larger than its {widest} columns a party could "
+                f"compute what is to be hidden; set local.batch_size to {widest + 1} at least, and local.drop_last to true"
             )
 
     def init(self, model: ModelState) -> VerticalState:

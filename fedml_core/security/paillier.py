@@ -89,7 +89,7 @@ class Columns:
         self._shape = (0, 0)
 
     def summed(self, sealed: Tensor, columns: Tensor) -> Tensor:
-        """Masked sums `[s, BITS / 4]` over the rows of `columns` `[b, w]`, weighted by what is in ciphertexts `[b, k, BITS / 4]`."""
+        """Masked sums `[s, BITS / 4]` over the rows of `columns` `[b, w]`, weighted by what is in `sealed` `[b, k, BITS / 4]`."""
         rows = _whole(columns, OF_COLUMNS, LARGEST_COLUMN, "a column").T.tolist()
         if not isinstance(sealed, Tensor) or sealed.dim() != 3 or len(sealed) != len(columns) or len(columns) > MOST_ROWS:
             raise CommunicationError(f"the label holder has sent something other than {len(columns)} encrypted gradients")

@@ -243,10 +243,8 @@ SLOW = LocalSGD(lr=0.3, batch_size=10, drop_last=True, momentum=0.5)
 @pytest.mark.parametrize("parties", [PARTIES[:2], PARTIES], ids=len)
 def test_encryption_changes_nothing_but_rounding(short_keys, parties):
     data = people(parties)
-    plain, found = (
-        run(Vertical(SLOW, "plain", masks=encrypt and len(parties) > 2, encrypt=encrypt), data, rounds=1)
-        for encrypt in (False, True)
-    )
+    hidden = Vertical(SLOW, "plain", masks=len(parties) > 2, encrypt=True)
+    plain, found = (run(algorithm, data, rounds=1) for algorithm in (Vertical(SLOW, "plain"), hidden))
     assert 0 < apart(plain.model, found.model) < 1e-5
 
 
