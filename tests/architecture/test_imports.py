@@ -16,6 +16,7 @@ BACKENDS = {
     "broker.py": {"amqtt"},
     "blinding.py": {"cryptography"},
     "masking.py": {"cryptography"},
+    "paillier.py": {"cryptography"},
 }
 MATHEMATICS = ("trainer", "partition", "security", "topology")
 STANDARD = set(sys.stdlib_module_names)
