@@ -161,7 +161,7 @@ def _train(folder: RunFolder, experiment: Any, format: str) -> int:
         observers.append(TensorBoard(folder.path))
     with folder.locked():
         print(f"run folder: {folder.path}", file=sys.stderr)
-        if experiment.data.classes is not None:
+        if experiment.data.labelled:
             draw_clients(experiment.data, folder.path / "clients.png")
         try:
             result = simulate(experiment, observers, folder.checkpoints, config.checkpoint_every, folder.rows)

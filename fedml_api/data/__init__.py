@@ -1,19 +1,30 @@
 """Data sets: who holds what, read from official files or from installed packages."""
 
-from fedml_api.data.dataset import DataSource, FederatedDataset, data_sources
+from fedml_api.data.dataset import DataSource, FederatedData, FederatedDataset, data_sources
 from fedml_api.data.digits import Digits
 from fedml_api.data.fashion_mnist import FashionMnist
+from fedml_api.data.lazy import LazyDataset
 from fedml_api.data.mnist5k import Mnist5k
+from fedml_api.data.natural import NaturalSource
 from fedml_api.data.partitioned import PartitionedSource
 from fedml_api.data.synthetic import Synthetic
+from fedml_api.data.tff import FedCifar100, FedShakespeare, Femnist, StackOverflowLr, StackOverflowNwp
 
 __all__ = [
     "DataSource",
     "Digits",
     "FashionMnist",
+    "FedCifar100",
+    "FedShakespeare",
+    "FederatedData",
     "FederatedDataset",
+    "Femnist",
+    "LazyDataset",
     "Mnist5k",
+    "NaturalSource",
     "PartitionedSource",
+    "StackOverflowLr",
+    "StackOverflowNwp",
     "Synthetic",
     "data_sources",
 ]

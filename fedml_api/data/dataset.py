@@ -21,8 +21,54 @@ from fedml_core.trainer import Batch, Examples
 Parts = Mapping[str, np.ndarray]
 
 
-class FederatedDataset:
-    """Examples spread over clients.
+class FederatedData(ABC):
+    """Examples spread over clients, wherever they lie: what a run asks of its data.
+
+    Attributes:
+        client_ids: in the order in which clients are listed and folded; `global_test`: the global test set.
+        classes: number of classes, or None if the task has none; `name`: what the fingerprint and the pictures call it.
+    """
+
+    client_ids: Sequence[str]
+    global_test: Examples
+    classes: int | None
+    name: str
+
+    @abstractmethod
+    def train(self, client: str) -> Examples:
+        """The client's own training examples."""
+
+    @abstractmethod
+    def test(self, client: str) -> Examples:
+        """The client's own test examples; none of them is among anybody's training examples."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> Mapping[str, int]:
+        """Number of training examples by client."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash that is the same exactly where two parties hold the same federated data."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every example is of one class, so that there is something to count."""
+        labels = self.global_test.columns.get("y")
+        return self.classes is not None and labels is not None and labels.dim() == 1
+
+    @abstractmethod
+    def label_counts(self) -> np.ndarray:
+        """`[clients, classes]`: how many training examples of each class each client holds."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> FederatedData:
+        """The same data on `device`."""
+
+
+class FederatedDataset(FederatedData):
+    """Examples spread over clients, in columns that all of them share.
 
     Args:
         train: all training examples; `test`: the global test set, of the same columns.
@@ -89,7 +135,7 @@ class FederatedDataset:
 
     def label_counts(self) -> np.ndarray:
         """`[clients, classes]`: how many training examples of each class each client holds."""
-        if self.classes is None:
+        if not self.labelled or self.classes is None:
             raise DataError(f"data set '{self.name}' has no classes to count")
         labels = self.global_train.all()["y"]
         rows = [torch.bincount(labels[part], minlength=self.classes) for part in self._train_parts.values()]
@@ -192,12 +238,16 @@ class DataSource(ABC):
     """Settings that can be loaded into a FederatedDataset: which data set, how many clients, how it is spread over them."""
 
     @abstractmethod
-    def load(self, seed: int, root: Path) -> FederatedDataset:
+    def load(self, seed: int, root: Path) -> FederatedData:
         """Read the files (below `root`, or from an installed package) and spread the examples over clients.
 
         Raises:
             DataError: the files are absent (the message says how to get them) or malformed.
         """
+
+    def files(self, root: Path) -> Sequence[Path]:
+        """The files below `root` that are read; none where the data are drawn or lie in an installed package."""
+        return ()
 
 
 data_sources: Registry[DataSource] = Registry("data set", DataSource)

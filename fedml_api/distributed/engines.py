@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 from msgspec import Meta
 
-from fedml_api.data.dataset import FederatedDataset
+from fedml_api.data.dataset import FederatedData
 from fedml_api.distributed.server import RemoteSession, ServerManager
 from fedml_api.distributed.worker import ClientManager
 from fedml_core.communication.com_manager import ComManager
@@ -136,7 +136,7 @@ def _moved(setup: Setup, device: torch.device) -> Setup:
     """The same setup for a worker on `device`."""
     if device == setup.device:
         return setup
-    assert isinstance(setup.data, FederatedDataset)
+    assert isinstance(setup.data, FederatedData)
     return replace(setup, device=device, data=setup.data.to(device))
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fedml_api.algorithms import FedAvg
-from fedml_api.data.dataset import FederatedDataset
+from fedml_api.data.dataset import FederatedData
 from fedml_api.run.checkpoint import Checkpoints
 from fedml_api.run.clients import Table, judge, spread
 from fedml_api.standalone import Standalone
@@ -48,7 +48,7 @@ class Experiment:
     """
 
     model: nn.Module
-    data: FederatedDataset
+    data: FederatedData
     trainer: ModelTrainer = field(default_factory=Classifier)
     algorithm: Algorithm = field(default_factory=FedAvg)
     engine: Engine = field(default_factory=Standalone)
