@@ -4,6 +4,7 @@ from fedml_api.data.dataset import DataSource, FederatedData, FederatedDataset, 
 from fedml_api.data.digits import Digits
 from fedml_api.data.fashion_mnist import FashionMnist
 from fedml_api.data.lazy import LazyDataset
+from fedml_api.data.leaf import LeafFemnist, LeafMnist, LeafShakespeare, LeafSynthetic, Sent140
 from fedml_api.data.mnist5k import Mnist5k
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.partitioned import PartitionedSource
@@ -20,9 +21,14 @@ __all__ = [
     "FederatedDataset",
     "Femnist",
     "LazyDataset",
+    "LeafFemnist",
+    "LeafMnist",
+    "LeafShakespeare",
+    "LeafSynthetic",
     "Mnist5k",
     "NaturalSource",
     "PartitionedSource",
+    "Sent140",
     "StackOverflowLr",
     "StackOverflowNwp",
     "Synthetic",
