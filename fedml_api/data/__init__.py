@@ -1,10 +1,13 @@
 """Data sets: who holds what, read from official files or from installed packages."""
 
+from fedml_api.data.cifar import Cifar10, Cifar100
+from fedml_api.data.cinic10 import Cinic10
 from fedml_api.data.dataset import DataSource, FederatedData, FederatedDataset, data_sources
 from fedml_api.data.digits import Digits
 from fedml_api.data.fashion_mnist import FashionMnist
 from fedml_api.data.lazy import LazyDataset
 from fedml_api.data.leaf import LeafFemnist, LeafMnist, LeafShakespeare, LeafSynthetic, Sent140
+from fedml_api.data.mnist import Emnist, Mnist
 from fedml_api.data.mnist5k import Mnist5k
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.partitioned import PartitionedSource
@@ -12,8 +15,12 @@ from fedml_api.data.synthetic import Synthetic
 from fedml_api.data.tff import FedCifar100, FedShakespeare, Femnist, StackOverflowLr, StackOverflowNwp
 
 __all__ = [
+    "Cifar10",
+    "Cifar100",
+    "Cinic10",
     "DataSource",
     "Digits",
+    "Emnist",
     "FashionMnist",
     "FedCifar100",
     "FedShakespeare",
@@ -25,6 +32,7 @@ __all__ = [
     "LeafMnist",
     "LeafShakespeare",
     "LeafSynthetic",
+    "Mnist",
     "Mnist5k",
     "NaturalSource",
     "PartitionedSource",

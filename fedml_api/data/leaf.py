@@ -189,7 +189,8 @@ class LeafShakespeare(LeafSource):
     """LEAF's Shakespeare: 80 characters and the next, 413,629 train, 103,477 test by 143 roles as FedML has them (JSON).
 
     `x` int64 `[n, 80]`: 1-80 are LEAF's letters, 81 is any other character. `y` int64 `[n, 80]`: 0 but at the last position, where
-    the next character stands, as targets of 0 do not count. Letters begin at 1, unlike in LEAF, for this. Caldas et al., LEAF, 2018.
+    the next character stands, as targets of 0 do not count. Letters begin at 1, unlike in LEAF, for this.
+    Caldas et al., LEAF, 2018.
     """
 
     how_to_get: ClassVar[str] = "made by data/shakespeare/preprocess.sh of github.com/TalwalkarLab/leaf"
@@ -223,7 +224,8 @@ class Sent140(LeafSource):
     """Sentiment140: tweets by user, 2 classes (negative, positive); train and test as LEAF's scripts split them (JSON).
 
     `x` int64 `[n, steps]`: the first words of a tweet in lower case, 0 pads, 1 to `words` are the most frequent words of the
-    training tweets, ties in the order of the alphabet, and the number after that is any other. Go et al., 2009; Caldas et al., LEAF, 2018.
+    training tweets, ties in the order of the alphabet, and the number after that is any other.
+    Go et al., 2009; Caldas et al., LEAF, 2018.
 
     Args:
         words: size of the vocabulary, which has fewer where the tweets have fewer; `steps`: words of a tweet that count.
