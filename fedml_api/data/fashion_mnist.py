@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedml_api.data.dataset import data_sources
@@ -22,6 +23,11 @@ class FashionMnist(PartitionedSource):
 
     `x` in [0, 1], background 0. Xiao, Rasul and Vollgraf, arXiv 1708.07747, 2017.
     """
+
+    def files(self, root: Path) -> Sequence[Path]:
+        folders = (root / "fashion_mnist", SYSTEM_FOLDER)
+        names = [f"{half}-{what}-ubyte" for half in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
+        return [find_idx(name, folders) or folders[0] / f"{name}.gz" for name in names]
 
     def read(self, root: Path) -> tuple[Examples, Examples]:
         folders = (root / "fashion_mnist", SYSTEM_FOLDER)
