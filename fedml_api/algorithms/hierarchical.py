@@ -18,6 +18,7 @@ from fedml_core.federation import (
     Mean,
     Reply,
     ServerOptimizer,
+    Setup,
     Task,
     WeightedMean,
     algorithms,
@@ -49,6 +50,9 @@ class Hierarchical(Algorithm):
     inner: Algorithm = FedAvg()
     server: ServerOptimizer = SGD()
     aggregator: Aggregator = WeightedMean()
+
+    def unfit(self, setup: Setup) -> list[str]:
+        return self.inner.unfit(setup)
 
     def init(self, model: ModelState) -> ServerState:
         return ServerState(model, self.server.init(model))

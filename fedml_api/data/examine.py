@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from fedml_api.data.dataset import FederatedData
+from fedml_api.data.dataset import Dataset, FederatedData
 from fedml_core.trainer import Batch, Examples
 
 
-def describe_data(data: FederatedData) -> dict[str, Any]:
+def describe_data(data: Dataset) -> dict[str, Any]:
     """Counts and shapes, without going through the examples."""
-    sizes = list(data.sizes.values())
+    sizes = [len(data.train(client)) for client in data.client_ids]
     first = data.global_test.subset(torch.arange(min(1, len(data.global_test)))).all()
     return {
         "name": data.name,
@@ -31,36 +31,36 @@ def describe_data(data: FederatedData) -> dict[str, Any]:
     }
 
 
-def faults(data: FederatedData) -> Iterator[str]:
+def faults(data: Dataset) -> Iterator[str]:
     """What is wrong with a data set, one line each, found by reading every client.
 
     Raises:
         DataError: a file is damaged.
     """
-    sizes, form = data.sizes, None
+    form = None
     for client in data.client_ids:
         for part, examples in (("train", data.train(client)), ("test", data.test(client))):
-            batch = examples.all()
+            counted, batch = len(examples), examples.all()
             found = {name: (column.dtype, column.shape[1:]) for name, column in batch.items()}
             form = found if form is None else form
-            if found != form:
+            if found != form and isinstance(data, FederatedData):  # the parties of a VerticalDataset do differ
                 yield f"client '{client}': {part} has columns {found}, and others {form}"
-            if part == "train" and len(examples) != sizes[client]:
-                yield f"client '{client}': holds {len(examples)} training examples and counts {sizes[client]}"
+            if len(examples) != counted:
+                yield f"client '{client}': {part} holds {len(examples)} examples and counts {counted}"
             yield from (f"client '{client}': {part} {fault}" for fault in _columns_faults(batch, data))
 
 
-def _columns_faults(batch: Batch, data: FederatedData) -> Iterator[str]:
+def _columns_faults(batch: Batch, data: Dataset) -> Iterator[str]:
     for name, column in batch.items():
         if column.is_floating_point() and not column.isfinite().all():
             yield f"column {name} has what is no finite number"
-    if data.labelled and data.classes is not None and len(batch["y"]):
+    if data.classes is not None and "y" in batch and batch["y"].dim() == 1 and len(batch["y"]):
         low, high = int(batch["y"].min()), int(batch["y"].max())
         if low < 0 or high >= data.classes:
             yield f"labels go from {low} to {high}; with {data.classes} classes they are 0 to {data.classes - 1}"
 
 
-def overlap(data: FederatedData) -> int:
+def overlap(data: Dataset) -> int:
     """How many different test examples, of clients or of the global test set, are somebody's training example, bit for bit.
 
     In real data some are: people write the same line twice. A split that has gone wrong has many.

@@ -26,6 +26,7 @@ from fedml_core.federation import (
     Engine,
     Folded,
     Gathered,
+    Gossip,
     LocalUpdate,
     Reply,
     Session,
@@ -132,7 +133,7 @@ class StandaloneCohort(Cohort):
 
     def map(self, task: Task, shared: Tree, own: Mapping[str, Tree] | None = None) -> ClientValues:
         if isinstance(task, Dialogue):
-            return Spoken(self, task, shared, own)
+            return Gossiped(self, task, shared, own) if isinstance(task, Gossip) else Spoken(self, task, shared, own)
         return StandaloneValues(self.session, Work(self.round, task, shared, self.clients, own or {}, self.session.states))
 
 
@@ -152,6 +153,27 @@ class StandaloneValues(ClientValues):
         total, states = self.session.executor(self.work).fold(self.work, aggregator)
         self.session.states.update(states)
         return aggregator.finish(total)
+
+
+class Gossiped(Spoken):
+    """The replies of clients who gossip; unless the bits are to be those of their dialogues, all train first, and then all mix."""
+
+    cohort: StandaloneCohort
+    task: Gossip
+
+    def __iter__(self) -> Iterator[tuple[str, Reply]]:
+        session, own, clients = self.cohort.session, self.own or {}, self.cohort.clients
+        nodes = {id: self.task.node(session.states.get(id), own[id]) for id in clients}
+        begins = {id: self.task.begins(node) for id, node in nodes.items()}
+        work = Work(self.cohort.round, self.task.training, begins[clients[0]].model, clients, {}, begins)
+        executor = session.executor(work)
+        if executor.exact:
+            yield from super().__iter__()
+            return
+        self.ask_once()
+        for id, reply in self.task.together(nodes, dict(executor.replies(work)), own):
+            session.states[id] = reply.state
+            yield id, reply
 
 
 class StandaloneConversation(Conversation):
@@ -188,7 +210,7 @@ class StandaloneConversation(Conversation):
 
     def say(self, letters: Mapping[str, Tree]) -> None:
         for id, letter in letters.items():
-            self.talks.deliver(SERVER, id, tree.clone(letter))
+            self.talks.deliver(SERVER, id, tree.compact(letter))
 
     def replies(self) -> ClientValues:
         self._run(lambda id: True)

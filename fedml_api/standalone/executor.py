@@ -39,7 +39,13 @@ class Work:
 
 
 class Executor(ABC):
-    """A way to carry work out. All of them do the same mathematics; they differ in speed, memory, and in rounding."""
+    """A way to carry work out. All of them do the same mathematics; they differ in speed, memory, and in rounding.
+
+    Attributes:
+        exact: whether it does what is asked to the last bit, so that clients who gossip have to talk.
+    """
+
+    exact = False
 
     @abstractmethod
     def replies(self, work: Work) -> Iterator[tuple[str, Reply]]:
@@ -60,6 +66,8 @@ class Executor(ABC):
 
 class Sequential(Executor):
     """One client after the other in one workspace: the reference."""
+
+    exact = True
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup

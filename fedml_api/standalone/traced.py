@@ -44,6 +44,8 @@ class Traced(Sequential):
     is no longer needed: worth it for models of a few large operations, such as convolutions.
     """
 
+    exact = False
+
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.plain = self.run

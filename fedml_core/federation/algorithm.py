@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from fedml_core.federation.client import Mean, Task
 from fedml_core.federation.cohort import Cohort
+from fedml_core.federation.engine import Setup
 from fedml_core.federation.evaluate import Evaluate
 from fedml_core.settings import Registry
 from fedml_core.trainer import ModelState
@@ -19,6 +20,10 @@ class Algorithm(ABC):
     nothing on itself: all that a later round needs is in the state, a tree.
     """
 
+    def unfit(self, setup: Setup) -> list[str]:
+        """What keeps this from working with such a network, trainer or data set, one line each; asked before anything runs."""
+        return []
+
     @abstractmethod
     def init(self, model: ModelState) -> Tree:
         """The state before round 0, from the initial model."""
@@ -31,6 +36,11 @@ class Algorithm(ABC):
         """The model that the state stands for, to evaluate and to save."""
         model: ModelState = state.model
         return model
+
+    @property
+    def server_has_model(self) -> bool:
+        """Whether `model(state)` is what has been learnt. If not, it is not evaluated: clients judge by what they have."""
+        return True
 
     def judge(self) -> Task:
         """The task by which every client finds out how good the model is that it uses; its `shared` tree is `shown(state)`."""
@@ -49,6 +59,9 @@ class Composed(Algorithm):
     def algorithm(self) -> Algorithm:
         """The other one, with the parts in place."""
 
+    def unfit(self, setup: Setup) -> list[str]:
+        return self.algorithm.unfit(setup)
+
     def init(self, model: ModelState) -> Tree:
         return self.algorithm.init(model)
 
@@ -57,6 +70,10 @@ class Composed(Algorithm):
 
     def model(self, state: Tree) -> ModelState:
         return self.algorithm.model(state)
+
+    @property
+    def server_has_model(self) -> bool:
+        return self.algorithm.server_has_model
 
     def judge(self) -> Task:
         return self.algorithm.judge()

@@ -149,9 +149,7 @@ class LocalUpdate(Task):
             loss, grads = work.gradients(trainer, batch)
             carry = self.step(carry, params, grads, context)
             losses.append(loss)
-        seen = torch.cat(losses) if losses else torch.zeros(0)
-        metrics = {"loss": Mean(float(seen.sum(dtype=torch.float64)), seen.shape[0])}
-        return self._reply(client, start, carry, context, metrics)
+        return self._reply(client, start, carry, context, {"loss": Mean.of(losses)})
 
     def _reply(self, client: Client, start: ModelState, carry: Tree, context: LocalContext, metrics: dict[str, Mean]) -> Reply:
         trained = client.workspace.view
@@ -225,7 +223,10 @@ class LocalSGD(LocalUpdate):
         return clip + self.transforms + decay + momentum
 
     def visits(self, client: Client) -> Visits:
-        count, draw = len(client.train), client.rng("batches")
+        return self.course(len(client.train), client.rng("batches"))
+
+    def course(self, count: int, draw: np.random.Generator) -> Visits:
+        """The batches of so many examples."""
         if not count:
             return Visits(torch.empty(0, dtype=torch.int64), [])
         size = min(self.batch_size or count, count)

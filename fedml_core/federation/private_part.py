@@ -18,18 +18,22 @@ from fedml_core.tree import Tree
 Private = Literal["last", "norm"] | tuple[str, ...]
 
 
+def names_like(model: ModelState, patterns: Collection[str]) -> frozenset[str]:
+    """The parameters and buffers whose name is like one of these patterns."""
+    return frozenset(name for name in (*model.params, *model.buffers) if any(fnmatchcase(name, pattern) for pattern in patterns))
+
+
 def private_names(model: ModelState, private: Private) -> frozenset[str]:
     """The parameters and buffers of the server's model that are meant.
 
     Raises:
         ConfigError: there are none.
     """
-    names = [*model.params, *model.buffers]
     if isinstance(private, tuple):
-        found = frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in private))
+        found = names_like(model, private)
     else:
         layers = {_layer(list(model.params)[-1])} if private == "last" else _normalisation(model)
-        found = frozenset(name for name in names if _layer(name) in layers)
+        found = frozenset(name for name in (*model.params, *model.buffers) if _layer(name) in layers)
     if not found:
         raise ConfigError(f"private = {private!r}: the model has no such part; its parameters are {', '.join(model.params)}")
     return found
@@ -68,7 +72,7 @@ class PrivatePart(Around):
         return chosen(model, private_names(model, self.private))
 
     def personal(self, model: ModelState, state: Tree) -> ModelState:
-        return ModelState(model.params | state.params, model.buffers | state.buffers)
+        return model.replaced(state)
 
     def keep(self, trained: ModelState, start: ModelState, carry: Tree, context: LocalContext) -> ModelState:
         return chosen(trained, private_names(start, self.private))

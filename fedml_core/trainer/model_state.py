@@ -20,6 +20,10 @@ class ModelState:
     params: dict[str, Tensor]
     buffers: dict[str, Tensor]
 
+    def replaced(self, part: ModelState) -> ModelState:
+        """These numbers, but for those of `part`, which are its own; in this order."""
+        return ModelState(self.params | part.params, self.buffers | part.buffers)
+
     def load_into(self, module: nn.Module) -> nn.Module:
         """Write these numbers into a network of the same kind, and return it."""
         tree.copy_(ModelState.of(module), self)

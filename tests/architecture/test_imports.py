@@ -10,7 +10,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["fedml_core", "fedml_api", "fedml_iot", "fedml_mobile"]
 # The only importers of these packages; they import them when a backend is started.
-BACKENDS = {"mpi.py": {"mpi4py"}, "mqtt.py": {"paho"}, "broker.py": {"amqtt"}, "hdf5.py": {"h5py"}}
+BACKENDS = {
+    "mpi.py": {"mpi4py"},
+    "mqtt.py": {"paho"},
+    "broker.py": {"amqtt"},
+    "hdf5.py": {"h5py"},
+    "blinding.py": {"cryptography"},
+    "masking.py": {"cryptography"},
+}
+MATHEMATICS = ("trainer", "partition", "security", "topology")
 STANDARD = set(sys.stdlib_module_names)
 
 
@@ -51,13 +59,20 @@ def test_api_does_not_import_upwards(path):
 
 
 @pytest.mark.parametrize(
-    "path", [*files("fedml_core/trainer"), *files("fedml_core/partition"), ROOT / "fedml_core/tree.py"], ids=str
+    "path",
+    [
+        *(path for part in ("trainer", "partition", "security", "topology") for path in files(f"fedml_core/{part}")),
+        ROOT / "fedml_core/tree.py",
+    ],
+    ids=str,
 )
 def test_mathematics_knows_no_conversation(path):
     below = (
         "fedml_core.tree",
         "fedml_core.trainer",
         "fedml_core.partition",
+        "fedml_core.security",
+        "fedml_core.topology",
         "fedml_core.settings",
         "fedml_core.errors",
         "fedml_core.rng",
@@ -80,6 +95,7 @@ def test_algorithms_know_mathematics_and_cohorts_and_no_engine(path):
         "fedml_core.federation",
         "fedml_core.topology",
         "fedml_core.compression",
+        "fedml_core.security",
         "fedml_core.settings",
         "fedml_core.rng",
         "fedml_core.errors",
@@ -138,6 +154,8 @@ def test_the_command_line_loads_no_torch_before_it_is_needed():
         "fedml_core.federation",
         "fedml_core.trainer",
         "fedml_core.partition",
+        "fedml_core.security",
+        "fedml_core.topology",
         "fedml_core.worker",
         "fedml_api.data",
         "fedml_api.model",

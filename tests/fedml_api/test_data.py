@@ -48,7 +48,9 @@ def rows_of(examples):
 
 
 def test_sources_are_registered_and_say_what_they_are():
-    assert {"digits", "fashion_mnist", "mnist5k", "synthetic", "femnist", "leaf_mnist", "cifar10"} <= set(data_sources)
+    tables = {"adult", "credit", "lending_club", "lending_club_sample", "nus_wide"}
+    others = {"digits", "fashion_mnist", "mnist5k", "synthetic", "femnist", "leaf_mnist", "cifar10"}
+    assert tables | others <= set(data_sources)
     assert all("train" in about or "drawn" in about for about in (cls.__doc__.splitlines()[0] for cls in data_sources.values()))
 
 

@@ -147,7 +147,6 @@ def test_decoding_a_read_only_or_misaligned_buffer_gives_memory_of_its_own():
         (torch.ones(2, device="meta"), "cannot be sent"),
         (torch.empty(2, dtype=torch.float8_e4m3fnuz), "no encoding for tensors of torch.float8_e4m3fnuz"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_sent_is_said_to_the_sender(payload, why):
     with pytest.raises(CommunicationError, match=why):

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from fedml_api.cli import main
-from fedml_api.data import FederatedDataset, Femnist, data_sources
-from fedml_api.data.examine import faults, overlap
+from fedml_api.data import FederatedDataset, Femnist, VerticalDataset, data_sources
+from fedml_api.data.examine import describe_data, faults, overlap
 from fedml_core.trainer import Examples
 from tests.fedml_api.data import official
 
@@ -116,3 +116,13 @@ def test_get_fetches_what_is_missing_only(tmp_path, capsys, monkeypatch):
     found = as_json(capsys, "get", "femnist", "--data-folder", tmp_path)["files"]
     assert found == [str(tmp_path / "femnist" / f"fed_emnist_{part}.h5") for part in ("train", "test")]
     assert asked == ["fed_emnist.tar.bz2"]
+
+
+def test_parties_that_know_different_things_are_data_as_well():
+    def party(width, **more):
+        return {"id": torch.arange(4), "x": torch.rand(4, width), **more}
+
+    parts = [{"bank": party(2, y=torch.tensor([0, 1, 0, 1])), "shop": party(3)} for _ in range(2)]
+    data = VerticalDataset(parts[0], {name: {**own, "id": own["id"] + 4} for name, own in parts[1].items()}, classes=2)
+    assert list(faults(data)) == []
+    assert describe_data(data)["clients"] == 2

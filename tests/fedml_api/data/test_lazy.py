@@ -7,6 +7,7 @@ from torch import nn
 from fedml_api import Experiment, FedAvg, FederatedDataset, LocalSGD, Standalone, simulate
 from fedml_api.data import Femnist, StackOverflowNwp
 from fedml_api.data.picture import draw_clients
+from fedml_api.distributed import Loopback
 from fedml_core.errors import DataError
 from fedml_core.trainer import NextToken
 from tests.fedml_api.data import official
@@ -29,7 +30,9 @@ def sha(data, network=None, **settings):
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
-    "engine", [Standalone(executor="sequential", processes=1), Standalone(executor="sequential", processes=2)], ids=["one", "two"]
+    "engine",
+    [Standalone(executor="sequential", processes=1), Standalone(executor="sequential", processes=2), Loopback(workers=2)],
+    ids=["one", "two", "loopback"],
 )
 def test_training_gives_the_bits_of_data_in_memory(tmp_path, packed, engine):
     official.femnist(tmp_path)
