@@ -188,13 +188,13 @@ class LeafSynthetic(LeafImages):
 class LeafShakespeare(LeafSource):
     """LEAF's Shakespeare: 80 characters and the next, 413,629 train, 103,477 test by 143 roles as FedML has them (JSON).
 
-    `x` int64 `[n, 80]`: 1-80 are LEAF's letters, 81 is any other character. `y` int64 `[n, 80]`: 0 but at the last position, where
-    the next character stands, as targets of 0 do not count. Letters begin at 1, unlike in LEAF, for this.
-    Caldas et al., LEAF, 2018.
+    `x` int64 `[n, 80]` and `y` int64 `[n]`: 1-80 are LEAF's letters, 81 is any other character. Letters begin at 1, unlike in LEAF,
+    as 0 is padding elsewhere; here nothing is padded. Caldas et al., LEAF, 2018.
     """
 
     how_to_get: ClassVar[str] = "made by data/shakespeare/preprocess.sh of github.com/TalwalkarLab/leaf"
     classes: ClassVar[int | None] = len(LETTERS) + 2
+    label: ClassVar[str | None] = "y"
     steps: ClassVar[int] = 80
 
     def reader(self, root: Path) -> Reader:
@@ -207,15 +207,12 @@ class LeafShakespeare(LeafSource):
                     found = f"{text!r:.60}, {following!r:.20}"
                     raise DataError(f"an example is no text of {self.steps} characters and the next one: {found}")
                 row[:] = letters.numbers(bytes(min(ord(letter), 255) for letter in text + following))
-            return {"tokens": tokens}
+            return {"x": tokens[:, :-1], "y": tokens[:, -1]}
 
         return columns
 
     def expand(self, columns: Columns) -> Batch:
-        tokens = torch.from_numpy(columns["tokens"].astype(np.int64))
-        targets = torch.zeros_like(tokens[:, 1:])
-        targets[:, -1] = tokens[:, -1]
-        return {"x": tokens[:, :-1].contiguous(), "y": targets}
+        return {name: torch.from_numpy(column.astype(np.int64)) for name, column in columns.items()}
 
 
 @data_sources.register("sent140")
@@ -223,15 +220,15 @@ class LeafShakespeare(LeafSource):
 class Sent140(LeafSource):
     """Sentiment140: tweets by user, 2 classes (negative, positive); train and test as LEAF's scripts split them (JSON).
 
-    `x` int64 `[n, steps]`: the first words of a tweet in lower case, 0 pads, 1 to `words` are the most frequent words of the
+    `x` int64 `[n, steps]`: the first words of a tweet in lower case, 0 pads, 1 to `words` - 2 are the most frequent words of the
     training tweets, ties in the order of the alphabet, and the number after that is any other.
     Go et al., 2009; Caldas et al., LEAF, 2018.
 
     Args:
-        words: size of the vocabulary, which has fewer where the tweets have fewer; `steps`: words of a tweet that count.
+        words: numbers in all, with that for padding and that for other words; `steps`: words of a tweet that count.
     """
 
-    words: Annotated[int, Meta(ge=1, le=60_000)] = 10_000
+    words: Annotated[int, Meta(ge=3, le=60_000)] = 10_000
     steps: Annotated[int, Meta(ge=1)] = 25
     how_to_get: ClassVar[str] = "made by data/sent140/preprocess.sh of github.com/TalwalkarLab/leaf"
     classes: ClassVar[int | None] = 2
@@ -244,7 +241,7 @@ class Sent140(LeafSource):
                 counts.update(word for tweet in x for word in _words(tweet))
             except DataError as error:
                 raise DataError(f"{path}: user '{user}': {error}; {remedy}") from None
-        frequent = sorted(counts, key=lambda word: (-counts[word], word))[: self.words]
+        frequent = sorted(counts, key=lambda word: (-counts[word], word))[: self.words - 2]
         vocabulary = Words(frequent)
 
         def columns(x: list[Any], y: list[Any]) -> Columns:

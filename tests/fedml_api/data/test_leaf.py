@@ -2,12 +2,10 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from fedml_api.data import LeafFemnist, LeafMnist, LeafShakespeare, LeafSynthetic, Sent140
 from fedml_api.data.leaf import LETTERS
 from fedml_core.errors import DataError
-from fedml_core.trainer import NextToken
 from tests.fedml_api.data import official
 
 draw = np.random.default_rng(0)
@@ -83,14 +81,8 @@ def test_shakespeare_is_the_character_after_80(tmp_path):
     number = {letter: k for k, letter in enumerate(LETTERS.decode(), 1)}
     assert batch["x"][0].tolist() == [number[letter] for letter in TEXT]
     assert batch["x"][1, :2].tolist() == [81, number["h"]]
-    assert batch["y"].tolist() == [[0] * 79 + [1], [0] * 79 + [81]]
-    assert data.classes == 82
-    # Only the last position counts: a model that knows it is right, whatever it says before.
-    logits = torch.zeros(2, 80, 82)
-    logits[:, :, 7] = 50
-    logits[0, -1], logits[1, -1] = 50 * torch.eye(82)[1], 50 * torch.eye(82)[81]
-    assert NextToken().metrics(lambda x: logits, batch)["accuracy"].tolist() == [1, 1]
-    assert NextToken().loss(lambda x: logits, batch).tolist() == pytest.approx([0, 0])
+    assert batch["y"].tolist() == [1, 81]
+    assert (data.classes, data.label_counts()[0, 81]) == (82, 1)
 
 
 def tweet(text):
@@ -104,7 +96,7 @@ def test_tweets_in_the_most_frequent_words_of_training(tmp_path):
     }
     test = {"anna": {"x": [tweet("so bad bad bad")], "y": [0]}}
     official.leaf(tmp_path / "sent140", (train, test))
-    data = Sent140(words=4, steps=4).load(0, tmp_path)
+    data = Sent140(words=6, steps=4).load(0, tmp_path)
     # so 3, good 3, no 2, then of those with one the first of the alphabet: "!".
     assert data.train("anna").all()["x"].tolist() == [[2, 2, 2, 1], [5, 5, 5, 5]]
     assert data.train("ben").all()["x"].tolist() == [[1, 1, 3, 0]]
