@@ -30,6 +30,8 @@ bench: $(VENV)/ready
 	$(RUN)/python -m benchmarks.overhead $(ARGS)
 	$(RUN)/python -m benchmarks.communication $(ARGS)
 	$(RUN)/python -m benchmarks.mqtt $(ARGS)
+	$(RUN)/python -m benchmarks.split
+	$(RUN)/python -m benchmarks.vertical
 	$(RUN)/python -m benchmarks.scaling $(ARGS)
 
 bench-gpu: $(VENV)/ready
@@ -50,10 +52,11 @@ mutants: $(VENV)/ready
 soak: $(VENV)/ready
 	$(RUN)/python -m pytest -q -m soak --timeout=3600 $(ARGS)
 
-$(VENV)/ready: setup.py constraints.txt
+$(VENV)/ready: setup.py constraints.txt requirements-data.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]"
+	$(RUN)/python -m pip install --quiet --no-deps --requirement requirements-data.txt
 	touch $@
 
 clean:

@@ -28,6 +28,7 @@ from fedml_api.algorithms.scaffold import Scaffold
 from fedml_api.algorithms.split import Split
 from fedml_api.algorithms.splitfed import SplitFed
 from fedml_api.algorithms.turboaggregate import TurboAggregate
+from fedml_api.algorithms.vertical import Vertical
 
 __all__ = [
     "APFL",
@@ -63,4 +64,5 @@ __all__ = [
     "Split",
     "SplitFed",
     "TurboAggregate",
+    "Vertical",
 ]

@@ -9,20 +9,62 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedml_core.errors import DataError
+from fedml_core.federation import ClientData
 from fedml_core.settings import Registry
 from fedml_core.trainer import Batch, Examples
+from fedml_core.trainer.trainers import VOID
 
 Parts = Mapping[str, np.ndarray]
 
 
-class FederatedDataset:
-    """Examples spread over clients.
+class Dataset(ClientData, Protocol):
+    """What a run needs to know of its data; `FederatedDataset` and `VerticalDataset` are such.
+
+    Attributes:
+        classes: number of classes of column `y`, or None; `name`: what messages call it.
+    """
+
+    classes: int | None
+    name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, equal exactly when two parties hold the same federated data."""
+        ...
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same data with its columns on `device`."""
+        ...
+
+
+class FederatedData(Dataset):
+    """Examples of one kind, spread over clients, in memory or not: `FederatedDataset` and `LazyDataset` are such."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> Mapping[str, int]:
+        """Number of training examples by client."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every example is of one class, so that there is something to count."""
+        labels = self.global_test.columns.get("y")
+        return self.classes is not None and labels is not None and labels.dim() == 1
+
+    @abstractmethod
+    def label_counts(self) -> np.ndarray:
+        """`[clients, classes]`: how many training examples of each class each client holds."""
+
+
+class FederatedDataset(FederatedData):
+    """Examples spread over clients, in columns that all of them share.
 
     Args:
         train: all training examples; `test`: the global test set, of the same columns.
@@ -89,7 +131,7 @@ class FederatedDataset:
 
     def label_counts(self) -> np.ndarray:
         """`[clients, classes]`: how many training examples of each class each client holds."""
-        if self.classes is None:
+        if not self.labelled or self.classes is None:
             raise DataError(f"data set '{self.name}' has no classes to count")
         labels = self.global_train.all()["y"]
         rows = [torch.bincount(labels[part], minlength=self.classes) for part in self._train_parts.values()]
@@ -101,10 +143,10 @@ class FederatedDataset:
         total = hashlib.sha256()
         for examples in (self.global_train, self.global_test):
             for name, column in sorted(examples.all().items()):
-                _update(total, name, column)
+                update(total, name, column)
         for parts in (self._train_parts, self._test_parts):
             for client, rows in parts.items():
-                _update(total, client, rows)
+                update(total, client, rows)
         return total.hexdigest()
 
     def to(self, device: torch.device) -> FederatedDataset:
@@ -173,6 +215,8 @@ def _problems(train: Examples, test: Examples, train_parts: _Rows, test_parts: _
                 yield f"client '{client}' has {what} rows from {low} to {high}; there are {len(examples)}"
         labels = examples.columns.get("y")
         if classes is not None and labels is not None and len(labels):
+            if labels.dim() > 2:  # of pixels, of which some have no class
+                labels = torch.where(labels == VOID, 0, labels)
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= classes:
                 yield f"{what} labels go from {low} to {high}; with {classes} classes they are 0 to {classes - 1}"
@@ -183,21 +227,26 @@ def _range(rows: Tensor) -> tuple[int, int]:
     return (int(rows.min()), int(rows.max())) if len(rows) else (0, -1)
 
 
-def _update(total: hashlib._Hash, name: str, tensor: Tensor) -> None:
+def update(total: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    """Make a column part of a fingerprint."""
     total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
     total.update(tensor.contiguous().numpy().data)
 
 
 class DataSource(ABC):
-    """Settings that can be loaded into a FederatedDataset: which data set, how many clients, how it is spread over them."""
+    """Settings that can be loaded into a data set: which data set, how many clients, how it is spread over them."""
 
     @abstractmethod
-    def load(self, seed: int, root: Path) -> FederatedDataset:
+    def load(self, seed: int, root: Path) -> Dataset:
         """Read the files (below `root`, or from an installed package) and spread the examples over clients.
 
         Raises:
             DataError: the files are absent (the message says how to get them) or malformed.
         """
+
+    def files(self, root: Path) -> Sequence[Path]:
+        """The files below `root` that are read; none where the data are drawn or lie in an installed package."""
+        return ()
 
 
 data_sources: Registry[DataSource] = Registry("data set", DataSource)

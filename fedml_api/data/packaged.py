@@ -17,14 +17,15 @@ from fedml_core.trainer import Examples
 SPLIT_SEED = 0
 
 
-def packaged_file(package: str, path: str) -> Path:
-    """Where `path` of an installed package lies; the package is not imported."""
+def packaged_file(package: str, path: str, install: str = 'pip install "fedml[data]"') -> Path:
+    """Where `path` of an installed package lies; the package is not imported. `install` is how to get it."""
     try:
         found = Path(str(importlib.metadata.distribution(package).locate_file(path)))
     except importlib.metadata.PackageNotFoundError:
-        raise DataError(f'package {package} is not installed; run: pip install "fedml[data]"') from None
+        raise DataError(f"package {package} is not installed; run: {install}") from None
     if not found.is_file():
-        raise DataError(f'{found}: not in the installed package {package}; run: pip install --upgrade "fedml[data]"')
+        upgrade = install.replace("install", "install --upgrade", 1)
+        raise DataError(f"{found}: not in the installed package {package}; run: {upgrade}")
     return found
 
 

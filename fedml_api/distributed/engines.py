@@ -7,12 +7,12 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from msgspec import Meta
 
-from fedml_api.data.dataset import FederatedDataset
+from fedml_api.data.dataset import Dataset
 from fedml_api.distributed.server import RemoteSession, ServerManager
 from fedml_api.distributed.worker import ClientManager
 from fedml_core.communication.com_manager import ComManager
@@ -136,8 +136,7 @@ def _moved(setup: Setup, device: torch.device) -> Setup:
     """The same setup for a worker on `device`."""
     if device == setup.device:
         return setup
-    assert isinstance(setup.data, FederatedDataset)
-    return replace(setup, device=device, data=setup.data.to(device))
+    return replace(setup, device=device, data=cast(Dataset, setup.data).to(device))
 
 
 def _sizes(setup: Setup) -> dict[str, int]:

@@ -15,6 +15,7 @@ from fedml_api.algorithms import FedAvg
 from fedml_api.data import DataSource, Mnist5k
 from fedml_api.distributed import Loopback, Mpi  # noqa: F401 (registers)
 from fedml_api.model import ModelSpec, ReddiCNN
+from fedml_api.model.model_spec import check_columns
 from fedml_api.run.experiment import Experiment
 from fedml_api.standalone import Standalone
 from fedml_core import rng
@@ -76,20 +77,20 @@ def read_config(path: Path, overrides: list[str]) -> tuple[RunConfig, list[str]]
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values, not a {type(data).__name__}")
     problems: list[str] = []
-    for override in overrides:
-        problems += _override(data, override)
+    for setting in overrides:
+        problems += override(data, setting)
     return build(RunConfig, data, "", problems, RunConfig()), problems
 
 
-def _override(data: dict[str, Any], override: str) -> list[str]:
+def override(data: dict[str, Any], setting: str) -> list[str]:
     """Set `a.b.c=value` in nested mappings; what is wrong with it, if anything."""
-    key, equals, text = override.partition("=")
+    key, equals, text = setting.partition("=")
     if not equals or not key:
-        return [f"override '{override}': must be key=value, e.g. algorithm.local.lr=0.1"]
+        return [f"override '{setting}': must be key=value, e.g. algorithm.local.lr=0.1"]
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        return [f"override '{override}': the value is not YAML; put it in quotes"]
+        return [f"override '{setting}': the value is not YAML; put it in quotes"]
     *path, last = key.split(".")
     for step in path:
         inner = data.get(step)
@@ -136,18 +137,21 @@ def prepare(config: RunConfig, problems: list[str]) -> Experiment:
 
     shape: tuple[int, ...] = ()
     data = attempt(config.data.load, config.seed, Path(config.data_folder)) if "data" not in faulty else None
-    module = None
+    module, model = None, config.model
     if data is not None and "model" not in faulty:
         with torch.random.fork_rng(devices=[]):
             rng.seed_torch(config.seed, "model")
             shape = tuple(data.global_test.columns["x"].shape[1:])
-            module = attempt(config.model.build, shape, data.classes)
+            model = config.model.fitted(data)
+            module = attempt(model.build, shape, data.classes)
+        if module is not None:
+            attempt(check_columns, model, data.global_test.columns, data.classes)
     if data is None or module is None:
         raise ConfigError(problems + ([] if "device" in faulty else device_problems(config.device)))
     experiment = Experiment(
         model=module,
         data=data,
-        trainer=config.model.trainer(),
+        trainer=model.trainer(),
         algorithm=config.algorithm,
         engine=config.engine,
         rounds=config.rounds,
@@ -159,7 +163,7 @@ def prepare(config: RunConfig, problems: list[str]) -> Experiment:
         evaluate_every=config.evaluate_every,
         evaluate_clients=config.evaluate_clients,
         identity=identity(config),
-        recipe={"model": to_plain(config.model), "shape": list(shape), "classes": data.classes, "seed": config.seed},
+        recipe={"model": to_plain(model), "shape": list(shape), "classes": data.classes, "seed": config.seed},
     )
     problems += [line for line in experiment.problems() if line.partition(" ")[0] not in faulty]
     if problems:

@@ -37,6 +37,11 @@ class Algorithm(ABC):
         model: ModelState = state.model
         return model
 
+    @property
+    def server_has_model(self) -> bool:
+        """Whether `model(state)` is what has been learnt. If not, it is not evaluated: clients judge by what they have."""
+        return True
+
     def judge(self) -> Task:
         """The task by which every client finds out how good the model is that it uses; its `shared` tree is `shown(state)`."""
         return Evaluate()
@@ -65,6 +70,10 @@ class Composed(Algorithm):
 
     def model(self, state: Tree) -> ModelState:
         return self.algorithm.model(state)
+
+    @property
+    def server_has_model(self) -> bool:
+        return self.algorithm.server_has_model
 
     def judge(self) -> Task:
         return self.algorithm.judge()

@@ -81,3 +81,16 @@ class Examples:
 def _cut(columns: Mapping[str, Tensor], lengths: list[int]) -> Iterator[Batch]:
     parts = [torch.split(column, lengths) for column in columns.values()]
     return (dict(zip(columns, part, strict=True)) for part in zip(*parts, strict=True))
+
+
+def places(values: Tensor, among: Tensor) -> Tensor:
+    """Where each of these int64 values stands in `among`, in which none occurs twice.
+
+    Raises:
+        ValueError: one of them does not.
+    """
+    ordered, order = among.sort()
+    found = torch.searchsorted(ordered, values).clamp(max=max(len(among) - 1, 0))
+    if len(values) and not (len(among) and torch.equal(ordered[found], values)):
+        raise ValueError("not all of these values are there")
+    return order[found]

@@ -10,7 +10,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["fedml_core", "fedml_api", "fedml_iot", "fedml_mobile"]
 # The only importers of these packages; they import them when a backend is started.
-BACKENDS = {"mpi.py": {"mpi4py"}, "mqtt.py": {"paho"}, "broker.py": {"amqtt"}}
+BACKENDS = {
+    "mpi.py": {"mpi4py"},
+    "mqtt.py": {"paho"},
+    "broker.py": {"amqtt"},
+    "hdf5.py": {"h5py"},
+    "blinding.py": {"cryptography"},
+    "masking.py": {"cryptography"},
+    "paillier.py": {"cryptography"},
+}
 MATHEMATICS = ("trainer", "partition", "security", "topology")
 STANDARD = set(sys.stdlib_module_names)
 

@@ -13,10 +13,12 @@ import torch
 
 from fedml_api import Experiment, LocalSGD, simulate
 from fedml_api.distributed import Mpi
+from fedml_api.model import VerticalNN
 from fedml_core.compression import Rotated
 from fedml_core.federation import Engine, algorithms
 from fedml_core.topology import topologies
 from tests.conftest import blobs, in_parts
+from tests.people import network, people
 
 LOCAL = LocalSGD(lr=0.1, batch_size=5, momentum=0.5, clip=2.0)
 # Of networks with batch normalisation, which can do nothing with one row.
@@ -55,17 +57,19 @@ ALGORITHMS = {
     "split": lambda: algorithms["split"](cut=1, local=LOCAL),
     "splitfed": lambda: algorithms["splitfed"](cut=1, version="v2", local=LOCAL),
     "turboaggregate": lambda: algorithms["turboaggregate"](group_size=3, dropout=0.25, local=LOCAL),
+    "vertical": lambda: algorithms["vertical"](replace(LOCAL, lr=0.3), intersection="plain"),
 }
 # What an algorithm needs of its own instead of the experiment below: `model`, `data`, `trainer`, `clients_per_round`, ...
 OWN: dict[str, Callable[[], dict[str, object]]] = {
     "fedgkt": lambda: {"model": in_parts(of_client={"c3": "wide"}), "data": blobs(8, tested=8), "evaluate_clients": 1},
     "fednas": lambda: {"model": Mixture()},
     "turboaggregate": lambda: {"clients_per_round": 8},
+    "vertical": lambda: {"model": network(people(), VerticalNN()), "data": people(), "clients_per_round": 3},
 }
 # Where learning shows, if not in the loss of the server's model on the global test set: another entry of the history.
 SHOWS_IN: dict[str, str] = {"fedgkt": "client_loss"}
 # Clients that talk while they work are carried out in one way only, whatever the executor.
-TALKING: frozenset[str] = frozenset({"split", "splitfed", "turboaggregate"})
+TALKING: frozenset[str] = frozenset({"split", "splitfed", "turboaggregate", "vertical"})
 
 
 class Mixture(torch.nn.Module):
