@@ -165,15 +165,15 @@ def test_a_stream_is_read_once_in_order_and_ends():
 
 
 def test_regret_is_that_of_the_closed_form():
-    """Of 0.5 (z - b)^2 the best fixed z is the mean of what has come."""
-    data = quadratics([[1.0]] * 2, [[0.0]] * 2, [3, 3])
-    come = torch.tensor([[1.0], [2.0], [3.0], [10.0], [20.0], [30.0]])
-    data.global_train.columns["b"].copy_(come)
-    history = [{"round": 0}, *({"round": t, "train_loss": 100.0 * t, "examples": 2} for t in (1, 2, 3))]
-    trains = [data.train(client) for client in data.client_ids]
-    found = regret(history, best_fixed(Quadratic(), Vector([0.0]), trains, 1, [1, 3]))
-    best = [0.5 * np.var(values) * len(values) for values in ([1, 10], come.flatten().tolist())]
-    assert found == pytest.approx({1: 200 - best[0], 3: 1200 - best[1]}, rel=1e-5)
+    """Of 0.5 (z - b)^2 the best fixed z is the mean of what has come, two examples to each client in every round."""
+    data = quadratics([[1.0]] * 2, [[0.0]] * 2, [4, 6])
+    come = [1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0]
+    data.global_train.columns["b"].copy_(torch.tensor(come)[:, None])
+    history = [{"round": 0}, *({"round": t, "train_loss": 1000.0 * t, "examples": n} for t, n in ((1, 4), (2, 4), (3, 2)))]
+    streams = [data.train(client) for client in data.client_ids]
+    found = regret(history, best_fixed(Quadratic(), Vector([0.0]), streams, 2, [1, 3]))
+    best = [0.5 * np.var(values) * len(values) for values in ([1, 2, 10, 20], come)]
+    assert found == pytest.approx({1: 4000 - best[0], 3: 18000 - best[1]}, rel=1e-5)
 
 
 def test_regret_grows_slower_than_time():
