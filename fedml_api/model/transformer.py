@@ -61,19 +61,43 @@ class _Transformer(nn.Module):
         self.embed = nn.Embedding(words, spec.embedding)
         # Embedded words, times the root of the width, and logits both begin with a variance near one.
         nn.init.normal_(self.embed.weight, std=spec.embedding**-0.5)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(spec.embedding, spec.heads, spec.within, spec.dropout, batch_first=True)
-            for _ in range(spec.layers)
-        )
         self.dropout = nn.Dropout(spec.dropout)
+        self.layers = nn.ModuleList(_Layer(spec) for _ in range(spec.layers))
 
     def forward(self, x: Tensor) -> Tensor:
         time, width = x.shape[1], self.embed.embedding_dim
         states = self.dropout(self.embed(x) * math.sqrt(width) + positions(time, width, x.device))
         later = torch.ones(time, time, dtype=torch.bool, device=x.device).triu(1)
         for layer in self.layers:
-            states = layer(states, src_mask=later, is_causal=True)
+            states = layer(states, later)
         return states @ self.embed.weight.T
+
+
+class _Layer(nn.Module):
+    """Attention to what is not later, then a dense layer within; each added to what was there, and normalised.
+
+    torch has such a layer, but its attention cannot be stacked: for the clients of a block it would run one after the other.
+    """
+
+    def __init__(self, spec: WordTransformer) -> None:
+        super().__init__()
+        width, self.heads = spec.embedding, spec.heads
+        self.project, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.dropout = nn.Dropout(spec.dropout)
+        self.within = nn.Sequential(nn.Linear(width, spec.within), nn.ReLU(), self.dropout, nn.Linear(spec.within, width))
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        for layer in (self.project, self.join):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, later: Tensor) -> Tensor:
+        batch, time, width = x.shape
+        query, key, value = self.project(x).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        scores = query @ key.transpose(2, 3) / math.sqrt(width // self.heads)
+        weights = self.dropout(scores.masked_fill(later, -math.inf).softmax(dim=3))
+        x = self.norm1(x + self.dropout(self.join((weights @ value).transpose(1, 2).flatten(2))))
+        found: Tensor = self.norm2(x + self.dropout(self.within(x)))
+        return found
 
 
 def positions(time: int, width: int, device: torch.device) -> Tensor:

@@ -17,6 +17,7 @@ BACKENDS = {
     "hdf5.py": {"h5py"},
     "blinding.py": {"cryptography"},
     "masking.py": {"cryptography"},
+    "paillier.py": {"cryptography"},
 }
 MATHEMATICS = ("trainer", "partition", "security", "topology")
 STANDARD = set(sys.stdlib_module_names)

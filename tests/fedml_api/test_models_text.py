@@ -131,8 +131,22 @@ def test_the_transformer_computes_what_its_paper_describes():
         states = F.layer_norm(states + attention(states, w, b, w_out, b_out, 2), (8,), s1, t1)
         states = F.layer_norm(states + ((states @ w1.T + b1).relu() @ w2.T + b2), (8,), s2, t2)
     torch.testing.assert_close(network(x), states @ embed.T)
-    with torch.no_grad():  # torch has another way of computing it then
-        torch.testing.assert_close(network(x), states @ embed.T)
+
+
+def test_the_transformers_layers_are_torchs():
+    ours = WordTransformer(8, 2, 12, 1).build((7,), 11).layers[0].eval()
+    theirs = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True).eval()
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    x, later = torch.randn(3, 7, 8), torch.ones(7, 7, dtype=torch.bool).triu(1)
+    torch.testing.assert_close(ours(x, later), theirs(x, src_mask=later), rtol=1e-5, atol=1e-5)
+
+
+def test_only_training_drops_out():
+    network, x = WordTransformer(8, 2, 12, 2, dropout=0.5).build((7,), 11), torch.randint(0, 11, (3, 7))
+    assert (network(x) - network(x)).abs().max() > 1e-3
+    network.eval()
+    assert torch.equal(network(x), network(x))
+    assert {layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)} == {0.5}
 
 
 def test_the_transformers_logits_begin_near_one():
