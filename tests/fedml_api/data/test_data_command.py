@@ -32,7 +32,7 @@ def test_list_shows_what_is_on_disk(tmp_path, capsys):
         "fed_cifar100": "no",
         "stackoverflow_nwp": "2 of 3 files",
         "leaf_mnist": "no",
-        "synthetic": "no files needed",
+        "synthetic": "-",
         "cifar10": "no",
     }
     assert {name: rows[name]["here"] for name in expected} == expected
