@@ -413,8 +413,9 @@ def _rows(ids: Tensor, examples: Examples, client: str) -> Tensor:
     """Where this party has these people."""
     if not len(ids):
         return torch.empty(0, dtype=torch.int64, device=ids.device)
+    own = examples.all()["id"]
     try:
-        return places(ids, examples.all()["id"])
+        return places(ids.to(own.device), own)
     except ValueError:
         raise DataError(
             f"client {client} no longer has all people that it had in common with the others: start the run anew"
