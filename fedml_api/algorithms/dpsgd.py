@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Literal
 
 import numpy as np
 import torch
 
 from fedml_core import tree
+from fedml_core.errors import ConfigError
 from fedml_core.federation import (
     Algorithm,
     Cohort,
@@ -19,10 +21,12 @@ from fedml_core.federation import (
     LocalSGD,
     LocalUpdate,
     Mean,
+    Setup,
     Task,
     algorithms,
     gossip_links,
     merge_metrics,
+    shapes,
 )
 from fedml_core.settings import settings
 from fedml_core.topology import Ring, Topology, check_stochastic, metropolis, uniform_in
@@ -50,9 +54,28 @@ class Decentralized(Algorithm):
     on, every client shows it its model, so that there is a mean model to look at, which nobody else gets; `consensus` is the mean
     squared distance of the clients' models from it. Otherwise it gets the metrics only.
 
-    Who is not sampled for a round keeps its model; the topology is that of the clients who are. Clients are judged with the models
-    that they use.
+    Neighbours see each other's models, of which each letter is a known share; nobody else sees them. Who is not sampled for a round
+    keeps its model; the topology is that of the clients who are. Clients are judged with the models that they use.
     """
+
+    topology: Topology
+
+    @abstractmethod
+    def matrix(self, nodes: int, round: int, seed: int) -> np.ndarray:
+        """The mixing matrix of a round.
+
+        Raises:
+            ConfigError: the topology has none that is allowed.
+        """
+
+    def unfit(self, setup: Setup) -> list[str]:
+        nodes = setup.clients_per_round
+        try:
+            for round in range(self.topology.window(nodes) if nodes else 0):
+                self.matrix(nodes, round, setup.seed)
+        except ConfigError as error:
+            return error.problems
+        return []
 
     def init(self, model: ModelState) -> Observed:
         return Observed(model, model, [])
@@ -60,7 +83,7 @@ class Decentralized(Algorithm):
     def gossip(self, state: Observed, cohort: Cohort, task: Gossip, matrix: np.ndarray) -> tuple[Observed, dict[str, Mean]]:
         """Have the cohort carry `task` out once with this mixing matrix, and look on."""
         start = dict.fromkeys((client for client in cohort.clients if client not in set(state.joined)), state.start)
-        replies = cohort.map(task, shared={}, own=gossip_links(matrix, cohort.clients, start)).gather()
+        replies = cohort.map(task, shared={"shapes": shapes(state.start)}, own=gossip_links(matrix, cohort.clients, start)).gather()
         metrics: dict[str, Mean] = {}
         for reply in replies.values():
             metrics = merge_metrics(metrics, reply.metrics)
@@ -74,7 +97,7 @@ class Decentralized(Algorithm):
 def _look(nodes: list[GossipNode]) -> tuple[ModelState, float]:
     """The mean model, and the sum of the squared distances of all models in use from it."""
     weight = sum(1.0 if node.weight is None else float(node.weight) for node in nodes)
-    together: GossipNode = tree.map_tensors(lambda *parts: torch.stack(parts), *nodes)
+    together: GossipNode = tree.stack(nodes)
     mean: ModelState = tree.map_tensors(lambda part: part.sum(0) / weight, together.model)
     apart = tree.map_tensors(lambda part, middle: (part - middle).square().sum(dtype=torch.float64), together.used, mean)
     return mean, sum(float(part) for part in tree.tensors(apart.params))
@@ -111,11 +134,6 @@ class DPSGD(Decentralized):
     report: bool = True
 
     def matrix(self, nodes: int, round: int, seed: int) -> np.ndarray:
-        """The mixing matrix of a round.
-
-        Raises:
-            ConfigError: the topology has none that is allowed.
-        """
         graph = self.topology.graph(nodes, round, seed)
         matrix = metropolis(graph) if self.weights == "metropolis" else uniform_in(graph)
         remedy = "choose weights=metropolis with an undirected topology, or the algorithm pushsum; unbiased=false lets it pass"

@@ -94,7 +94,12 @@ class Parcel:
 
 
 def points(parties: int) -> tuple[range, range]:
-    """The points of a group's clients, and those of the redundant values."""
+    """The points of a group's clients, and those of the redundant values.
+
+    Fewer than half of the clients must not have the mean at all first points among the combinations of what they see. Modulo
+    2^31 - 1 that holds for every group of up to 12; of larger ones for all sets of clients but, as for points drawn at random, a
+    share of about 2^-31.
+    """
     return range(1, parties + 1), range(parties + 1, 2 * parties + 1)
 
 
@@ -134,7 +139,7 @@ def recovered(field: PrimeField, group: Sequence[str], parcels: Mapping[str, Par
     known = [(own[i], row[k]) for k, own in enumerate(places) for i, row in zip(agreeing, rows, strict=True)][: len(group)]
     values = torch.stack([value for _, value in known])
     weights = field.sum(coefficients(field, [point for point, _ in known], places[0]))
-    weights = field.mul(weights, field.inverse(torch.tensor(len(group)))).to(values.device)
+    weights = field.mul(weights, torch.tensor(pow(len(group), -1, field.modulus))).to(values.device)
     return list(entered), field.matmul(weights[None], values)[0]
 
 
@@ -162,14 +167,7 @@ def parcels_of(letters: Mapping[str, Tree], length: int, known: Collection[str] 
     for client, letter in letters.items():
         if letter is None:
             continue
-        sound = (
-            isinstance(letter, Parcel)
-            and are_names(letter.entered)
-            and (FIELD.holds(letter.sums, (2, length)) if letter.entered else letter.sums is None)
-            and (letter.shares is None if known else FIELD.holds(letter.shares, (2, length)))
-            and (not known or (bool(letter.entered) and set(letter.entered) <= set(known)))
-        )
-        if not sound:
+        if not is_parcel(letter, length, final=bool(known)) or (known and not set(letter.entered) <= set(known)):
             raise CommunicationError(
                 f"what client {client} sent is not a parcel of {length} elements modulo {FIELD.modulus}: "
                 "let all parties run the same version, with the same network"
@@ -181,6 +179,41 @@ def parcels_of(letters: Mapping[str, Tree], length: int, known: Collection[str] 
 def are_names(names: object) -> bool:
     """Whether this, which somebody sent, is a list of different names."""
     return isinstance(names, list) and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+
+
+def is_seat(letter: Tree) -> bool:
+    """Whether this, which the server sent, is a place on a ring where a client's update is hidden."""
+    return (
+        isinstance(letter, Seat)
+        and all(are_names(names) for names in (letter.before, letter.after, letter.last))
+        and isinstance(letter.parties, int)
+        and isinstance(letter.most, float)
+        and letter.parties >= len(letter.after) >= FEWEST
+        and 0 <= letter.most < math.inf
+    )
+
+
+def is_hello(letter: Tree) -> bool:
+    """Whether this, which a client sent, is a greeting."""
+    return (
+        isinstance(letter, Hello)
+        and isinstance(letter.examples, float)
+        and 0 <= letter.examples < math.inf
+        and are_names(letter.metrics)
+        and isinstance(letter.seed, Tensor)
+        and letter.seed.dtype == torch.uint8
+        and letter.seed.shape == (SEED,)
+    )
+
+
+def is_parcel(letter: Tree, length: int, final: bool) -> bool:
+    """Whether this, which a client sent, is a parcel with vectors of this length; a `final` one is for the server."""
+    return (
+        isinstance(letter, Parcel)
+        and are_names(letter.entered)
+        and (FIELD.holds(letter.sums, (2, length)) if letter.entered else letter.sums is None and not final)
+        and (letter.shares is None if final else FIELD.holds(letter.shares, (2, length)))
+    )
 
 
 @tasks.register("pass_on")
@@ -200,10 +233,11 @@ class PassOn(Dialogue):
         if not isinstance(reply.value, ModelState):
             raise ConfigError(f"local = {type(self.local).__name__} replies with something else than a change of the model")
         seat: Seat = yield from ask(Hello(reply.weight, sorted(reply.metrics), torch.tensor(list(seed), dtype=torch.uint8)))
-        if not (isinstance(seat, Seat) and all(are_names(names) for names in (seat.before, seat.after, seat.last))):
-            raise CommunicationError("what the server sent is not a place on the ring: let all parties run the same version")
-        if len(seat.after) < FEWEST:
-            raise CommunicationError(f"the server wants this client's update shared among {len(seat.after)}: that hides nothing")
+        if not is_seat(seat):
+            raise CommunicationError(
+                "what the server sent is no place on a ring, or one where the update would be shared among fewer than "
+                f"{FEWEST} clients: let all parties run the same version"
+            )
         nothing = Reply({}, reply.weight, {}, reply.state)
 
         letters = yield Post(wait=seat.before, lenient=True)
@@ -219,6 +253,14 @@ class PassOn(Dialogue):
             return nothing
         entered, sums = passed_on(FIELD, seat.last, parcels_of(letters, len(update)))
         return Reply(Parcel(entered, sums, None), reply.weight, {}, reply.state)
+
+    def objection(self, value: Tree, shared: Tree) -> str | None:
+        if isinstance(value, Parcel):  # there are as many numbers as in the model, and some metrics
+            length = value.sums.shape[-1] if isinstance(value.sums, Tensor) and value.sums.dim() else 0
+            sound = length >= tree.count(shared) and is_parcel(value, length, final=True)
+        else:
+            sound = is_hello(value) or (isinstance(value, dict) and not value)
+        return None if sound else "is neither a greeting nor a sum"
 
 
 def numbers(reply: Reply, most: float) -> Tensor:
@@ -248,7 +290,9 @@ class TurboAggregate(Algorithm):
         D = sum_k n_k (w_k - w) / sum_k n_k          over those who entered: FedAvg, but for rounding
 
     Who entered: everyone who has written to the next group. Who is lost before that does not count; who is lost later does, and
-    what it had to pass on is recovered. (If its letters reached a part of that group only, they count where most of it has them.)
+    what it had to pass on is recovered. Who is lost while it writes may have reached a part of that group only, and has entered if
+    that is most of it. (If it is exactly half, the group has two sums, which give this one update away to the server: groups of odd
+    size are safe from that.)
     Who is lost while it trains has no place on the ring. If more than half of a group is lost, so is the sum: an error, after which
     an engine with devices tries the round again.
 
@@ -328,17 +372,7 @@ def greetings(letters: Mapping[str, Tree]) -> dict[str, Hello]:
     """
     found: dict[str, Hello] = {}
     for client, letter in letters.items():
-        sound = (
-            isinstance(letter, Hello)
-            and isinstance(letter.examples, float)
-            and 0 <= letter.examples < math.inf
-            and are_names(letter.metrics)
-            and isinstance(letter.seed, Tensor)
-            and letter.seed.dtype == torch.uint8
-            and letter.seed.shape == (SEED,)
-        )
-        first = next(iter(found.values()), letter)
-        if not sound or letter.metrics != first.metrics:
+        if not is_hello(letter) or letter.metrics != next(iter(found.values()), letter).metrics:
             raise CommunicationError(
                 f"client {client} does not say how many examples it has, the metrics that the others have, and a seed: "
                 "let all parties run the same version, with the same trainer"

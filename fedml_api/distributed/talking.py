@@ -110,6 +110,9 @@ class RemoteConversation(Conversation):
         for client, letter in letters.items():
             self._write(SERVER, client, letter)
 
+    def dismiss(self, client: str, problem: str) -> None:
+        self._lose([client], problem)
+
     def replies(self) -> ClientValues:
         self._attend(lambda client: client not in self.arrived)
         replies = {client: self.arrived[client] for client in self.clients if client in self.arrived}
@@ -227,7 +230,7 @@ class RemoteConversation(Conversation):
             return
         place = self.places[recipient]
         if place == SERVER:
-            self._here.deliver(sender, recipient, tree.clone(letter))
+            self._here.deliver(sender, recipient, tree.compact(letter))
         else:
             self._tell(place, "letter", {"from": sender, "to": recipient, "letter": letter})
 

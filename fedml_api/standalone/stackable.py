@@ -147,7 +147,7 @@ def own_of(work: Work, clients: list[str]) -> tree.Tree:
     parts = [work.own.get(id) for id in clients]
     if any(part is None for part in parts):
         return None
-    return tree.map_tensors(lambda *tensors: torch.stack(tensors), *parts)
+    return tree.stack(parts)
 
 
 def states_of(work: Work, task: LocalUpdate, clients: list[str]) -> tree.Tree:
@@ -158,12 +158,12 @@ def states_of(work: Work, task: LocalUpdate, clients: list[str]) -> tree.Tree:
     if (fresh := task.fresh(model_of(work.shared))) is None:
         return None
     states = [fresh if (state := work.states.get(id)) is None else state for id in clients]
-    return tree.map_tensors(lambda *tensors: torch.stack(tensors), *states)
+    return tree.stack(states)
 
 
 def apart(stacked: tree.Tree, count: int) -> list[tree.Tree]:
     """The `count` trees of a stack, in memory of their own; as many None if there is no stack."""
-    return [tree.map_tensors(lambda part, k=k: part[k].clone(), stacked) for k in range(count)]
+    return list(tree.unstack(stacked, count))
 
 
 def expanded(part: Tensor, like: Tensor, count: int) -> Tensor:

@@ -2,11 +2,11 @@
 
 from fedml_core.federation.aggregator import Aggregator, Folded, WeightedMean, aggregators, merge_metrics
 from fedml_core.federation.algorithm import Algorithm, Composed, algorithms
-from fedml_core.federation.client import Client, Mean, Replies, Reply, Task, Workspace, Wrapping, tasks
+from fedml_core.federation.client import Client, Mean, Replies, Reply, Task, Workspace, Wrapping, shapes, tasks
 from fedml_core.federation.cohort import ClientValues, Cohort, Gathered, Spoken
 from fedml_core.federation.dialogue import SERVER, Conversation, Dialogue, Letters, Post, Saying, ask
 from fedml_core.federation.engine import ClientData, Engine, Session, Setup, engines
-from fedml_core.federation.evaluate import CountExamples, Evaluate
+from fedml_core.federation.evaluate import CountExamples, Evaluate, verdict
 from fedml_core.federation.full_gradient import FullGradient
 from fedml_core.federation.gossip import FromOwn, Gossip, GossipLinks, GossipNode, gossip_links
 from fedml_core.federation.local_update import Around, LocalSGD, LocalUpdate, Visits, local_updates, model_of
@@ -78,5 +78,7 @@ __all__ = [
     "restore",
     "sample_clients",
     "server_optimizers",
+    "shapes",
     "tasks",
+    "verdict",
 ]

@@ -153,9 +153,8 @@ class Replies:
     def apart(self) -> Iterator[tuple[str, Reply]]:
         """Client by client, in memory of their own."""
         plain = {name: (totals.tolist(), counts.tolist()) for name, (totals, counts) in self.metrics.items()}
-        for k, client in enumerate(self.clients):
+        for k, (client, value) in enumerate(zip(self.clients, tree.unstack(self.value, len(self.clients)), strict=True)):
             metrics = {name: Mean(totals[k], counts[k]) for name, (totals, counts) in plain.items()}
-            value = tree.map_tensors(lambda part, k=k: part[k].clone(), self.value)
             yield client, Reply(value, self.weights[k], metrics, self.states[k])
 
 
@@ -177,9 +176,9 @@ class Task(ABC):
     def objection(self, value: Tree, shared: Tree) -> str | None:
         """What is wrong with a reply's `value`, or None: a device may send anything that can be decoded."""
         start = shared["model"] if isinstance(shared, dict) and "model" in shared else shared
-        if isinstance(start, ModelState) and isinstance(value, ModelState) and _shapes(value) != _shapes(start):
+        if isinstance(start, ModelState) and isinstance(value, ModelState) and shapes(value) != shapes(start):
             return "has other parameters than the server's model"
-        return None if all(_is_finite(part) for part in tree.tensors(value)) else "holds numbers that are not finite"
+        return None if all(is_finite(part) for part in tree.tensors(value)) else "holds numbers that are not finite"
 
 
 class Wrapping(Task):
@@ -202,13 +201,15 @@ class Wrapping(Task):
         """The reply, from the one to `task`; `client` is as it was before."""
 
 
-def _is_finite(part: torch.Tensor) -> bool:
+def is_finite(part: torch.Tensor) -> bool:
+    """Whether all numbers of a tensor are."""
     part = part.float() if part.dtype.itemsize == 1 else part  # of the types of one byte not all know infinity
     # The sum is finite only if every number is, and costs a tenth of looking at each; those of a sound part may still overflow.
     return part.is_meta or bool(part.sum().isfinite()) or bool(part.isfinite().all())
 
 
-def _shapes(model: ModelState) -> Tree:
+def shapes(model: ModelState) -> Tree:
+    """Type and shape of everything in a model, as text: what two models must agree in to be added."""
     return tree.map_tensors(lambda part: str((part.dtype, tuple(part.shape))), {"params": model.params, "buffers": model.buffers})
 
 

@@ -35,7 +35,7 @@ class Setup:
     `identity` is a hash of the configuration that all this was made from, by which parties recognise that they agree; `recipe` is
     plain data from which a device that has no configuration can build the network. `precision` is the dtype of `torch.autocast`
     while training, None for that of the parameters; `rounds` how long the run will be: an engine may judge by it what preparing
-    pays.
+    pays; `clients_per_round` how many clients are to take part in each, 0 if nobody has said.
     """
 
     trainer: ModelTrainer
@@ -47,6 +47,7 @@ class Setup:
     recipe: Tree = None
     precision: torch.dtype | None = None
     rounds: int = 1
+    clients_per_round: int = 0
     _sizes: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def size(self, client: str) -> int:

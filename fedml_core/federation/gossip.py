@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedml_core import tree
 from fedml_core.errors import ConfigError
-from fedml_core.federation.client import Client, Reply, tasks
+from fedml_core.federation.client import Client, Reply, is_finite, shapes, tasks
 from fedml_core.federation.dialogue import Dialogue, Post, Saying
 from fedml_core.federation.local_update import Around, LocalUpdate, local_updates
 from fedml_core.settings import settings
@@ -46,28 +46,25 @@ class GossipNode:
 
 @tree.node
 class GossipLinks:
-    """A client's part of the mixing matrix W: its column, and of its row whom to wait for.
+    """A client's row and column of the mixing matrix W.
 
     Attributes:
-        to: W_ji, the weight of what it sends, by the ids of those it sends to; `kept`: W_ii.
-        of: those it hears from, in the order of the cohort.
+        to: W_ji, by those it sends to; `of`: W_ij, by those it hears from, in the order of the cohort; `kept`: W_ii.
         start: the model to begin with, for those who have none yet.
     """
 
     to: dict[str, float]
+    of: dict[str, float]
     kept: float
-    of: list[str]
     start: ModelState | None
 
 
 def gossip_links(matrix: np.ndarray, clients: Sequence[str], start: Mapping[str, ModelState]) -> dict[str, GossipLinks]:
     """Every client's part of the mixing matrix `[clients, clients]`, `matrix[i, j]` being the weight at i of what j has."""
-    names = dict(enumerate(clients))
-    found = {}
-    for k, client in names.items():
-        to = {names[i]: float(matrix[i, k]) for i in np.flatnonzero(matrix[:, k]).tolist() if i != k}
-        of = [names[j] for j in np.flatnonzero(matrix[k]).tolist() if j != k]
-        found[client] = GossipLinks(to, float(matrix[k, k]), of, start.get(client))
+    found = {client: GossipLinks({}, {}, float(matrix[k, k]), start.get(client)) for k, client in enumerate(clients)}
+    for i, j in np.argwhere(matrix).tolist():
+        if i != j:
+            found[clients[i]].of[clients[j]] = found[clients[j]].to[clients[i]] = float(matrix[i, j])
     return found
 
 
@@ -119,7 +116,10 @@ class Gossip(Dialogue):
         x_i <- sum_j W_ij (x_j + d_j)        mixes `trained`
         w_i <- sum_j W_ij w_j                if `weighted`; else w_i stays 1, as it is in the beginning
 
-    W is what `gossip_links` made of it, in `own`. A letter from j to i is W_ij times what is mixed.
+    W is what `gossip_links` made of it, in `own`; `shared` may tell the `shapes` of a sound model. A letter from j to i is W_ij
+    times what is mixed. Instead of a letter that will never come, because its writer is lost, or that cannot be added, a client
+    takes W_ij times its own, so that its weights still sum to 1; if models are `weighted`, it does without: what is missing is
+    missing in x and in w.
 
     All is linear but the training, and the training needs nobody else. So an engine that would rather carry out many clients at
     once has them do `training`, from the private states `begins` tells, and lets `together` do the rest.
@@ -162,27 +162,36 @@ class Gossip(Dialogue):
         if said is None:
             said = self._said(node, reply.value)
             yield Post(_letters(said, links))
-        heard = yield Post(wait=links.of)
+        heard = yield Post(wait=list(links.of), lenient=True)
         mixed = tree.scale(said, links.kept)
-        for peer in links.of:
-            tree.add_(mixed, heard[peer])
+        for peer, weight in links.of.items():
+            if _fits(heard[peer], said):
+                tree.add_(mixed, heard[peer])
+            elif not self.weighted:
+                tree.add_(mixed, said, alpha=weight)
         return self._reply(reply, self._mixed(node, reply.value, mixed))
 
     def together(
         self, nodes: Mapping[str, GossipNode], replies: Mapping[str, Reply], own: Mapping[str, GossipLinks]
     ) -> Iterator[tuple[str, Reply]]:
         """What the dialogues of all `nodes` come to, but for rounding, given their replies to `training`."""
-        number = {client: k for k, client in enumerate(nodes)}
-        matrix = torch.zeros(len(number), len(number), dtype=torch.float64)
-        for client, links in own.items():
-            matrix[number[client], number[client]] = links.kept
-            for peer, weight in links.to.items():
-                matrix[number[peer], number[client]] = weight
-        before = stacked([GossipNode(node.model, node.weight, None) for node in nodes.values()])
-        changes = stacked([replies[client].value for client in nodes])
-        after = self._mixed(before, changes, tree.map_tensors(lambda part: _product(matrix, part), self._said(before, changes)))
-        for client, k in number.items():
-            yield client, self._reply(replies[client], tree.map_tensors(lambda part, k=k: part[k], after))
+        before = tree.stack([GossipNode(node.model, node.weight, None) for node in nodes.values()])
+        changes = tree.stack([replies[client].value for client in nodes])
+        matrix = torch.from_numpy(_matrix(list(nodes), own))
+        mixed = tree.map_tensors(lambda part: _product(matrix, part), self._said(before, changes))
+        after = tree.unstack(self._mixed(before, changes, mixed), len(nodes))
+        for client, node in zip(nodes, after, strict=True):
+            yield client, self._reply(replies[client], node)
+
+    def objection(self, value: Tree, shared: Tree) -> str | None:
+        if not self.report:
+            return "tells what nobody has asked for" if tree.tensors(value) else None
+        known = shared.get("shapes") if isinstance(shared, dict) else None
+        if not isinstance(value, GossipNode) or not isinstance(value.model, ModelState) or (value.weight is None) == self.weighted:
+            return "is not the model of somebody who gossips"
+        if known is not None and shapes(value.model) != known:
+            return "has other parameters than the server's model"
+        return super().objection(value, shared)
 
     def _said(self, node: GossipNode, change: ModelState | None) -> Tree:
         """What is mixed; here and in `_mixed`, of one client or of a stack."""
@@ -197,13 +206,26 @@ class Gossip(Dialogue):
         return replace(trained, value=node if self.report else {}, state=replace(node, local=trained.state))
 
 
+def _fits(letter: Tree, said: Tree) -> bool:
+    """Whether a letter can be added to what one would say oneself."""
+    if letter is None or tree.pack(letter)[0] != tree.pack(said)[0]:
+        return False
+    pairs = zip(tree.tensors(letter), tree.tensors(said), strict=True)
+    return all(one.shape == two.shape and one.dtype == two.dtype and is_finite(one) for one, two in pairs)
+
+
 def _letters(said: Tree, links: GossipLinks) -> dict[str, Tree]:
     return {peer: tree.scale(said, weight) for peer, weight in links.to.items()}
 
 
-def stacked(trees: Sequence[Tree]) -> Tree:
-    """One tree whose tensors have a first dimension over these."""
-    return tree.map_tensors(lambda *parts: torch.stack(parts), *trees)
+def _matrix(clients: Sequence[str], own: Mapping[str, GossipLinks]) -> np.ndarray:
+    """What `gossip_links` was given."""
+    number = {client: k for k, client in enumerate(clients)}
+    matrix = np.diag([own[client].kept for client in clients])
+    for client, k in number.items():
+        for peer, weight in own[client].to.items():
+            matrix[number[peer], k] = weight
+    return matrix
 
 
 def _product(matrix: Tensor, part: Tensor) -> Tensor:

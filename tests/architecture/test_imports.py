@@ -14,6 +14,7 @@ BACKENDS = {
     "mpi.py": {"mpi4py"},
     "mqtt.py": {"paho"},
     "broker.py": {"amqtt"},
+    "hdf5.py": {"h5py"},
     "blinding.py": {"cryptography"},
     "masking.py": {"cryptography"},
     "paillier.py": {"cryptography"},

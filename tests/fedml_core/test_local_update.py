@@ -370,3 +370,21 @@ def test_adam_as_a_link_is_torchs():
         torch._foreach_add_(other, direction, alpha=-0.1)
         adam.step()
         assert torch.allclose(param, other[0], atol=1e-6)
+
+
+def test_a_part_of_a_workspace_is_trained_by_itself():
+    """The rest neither moves nor is it asked for; what counts batches starts anew, whoever has been here before."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 4), nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, momentum=None)))
+    whole = Workspace(network, torch.bfloat16)
+    network(torch.randn(6, 5))
+    part = whole.part(network[1])
+    assert part.precision == torch.bfloat16
+    assert list(part.view.params) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    part.load(tree.clone(ModelState.of(network[1])))
+    assert network[1][1].num_batches_tracked == 0
+    before = network[0].weight.detach().clone()
+    part.precision = None
+    part.descend(Classifier(), {"x": torch.randn(6, 4), "y": torch.tensor([0, 1, 2, 0, 1, 2])}, 0.1)
+    assert torch.equal(network[0].weight, before)
+    assert network[0].weight.grad is None

@@ -1,0 +1,3 @@
+from experiments.decentralized.run import main
+
+main()
