@@ -482,6 +482,12 @@ def test_where_none_may_be_missing_the_run_ends_and_names_who_is(monkeypatch):
         simulate(experiment(Split(1, local=LOCAL), engine=Loopback(workers=2), clients_per_round=4))
 
 
+def test_a_letter_that_is_not_read_ends_the_run_where_none_may_be_missing(monkeypatch):
+    monkeypatch.setattr(SplitSGD, "objection", lambda self, value, shared: "is nonsense" if "smashed" in value else None)
+    with pytest.raises(CommunicationError, match=r"client c\d at worker-1: its letter is nonsense"):
+        simulate(experiment(Split(1, local=LOCAL), engine=Loopback(workers=1)))
+
+
 def test_a_client_without_examples_hands_on_what_it_got():
     data = blobs(3)
     parts = {client: data.train(client).index.numpy() for client in data.client_ids}
