@@ -25,16 +25,8 @@ def test_bytes_of_an_example():
 
 
 def test_rows_are_run_once_and_shown(tmp_path, capsys):
-    quick = [
-        "--folder",
-        str(tmp_path),
-        "--rows",
-        "FedGKT",
-        "FedAvg, large network",
-        "rounds=1",
-        "data.name=digits",
-        "model.channels=2",
-    ]
+    quick = ["rounds=1", "data.name=digits", "model.channels=2", "--folder", str(tmp_path)]
+    quick += ["--rows", "FedGKT", "FedAvg, large network"]
     run.main(quick)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     run.main(quick)

@@ -1,6 +1,6 @@
 """FedGKT beside what it is to be compared with: FedAvg of the large network, and small networks by themselves.
 
-    python -m experiments.fedgkt [--rows NAME ...] [--folder DIR] [KEY=VALUE ...]
+    python -m experiments.fedgkt [KEY=VALUE ...] [--rows NAME ...] [--folder DIR]
 
 Every row is `config.yaml` with the overrides of ROWS, and those given. A row leaves a file in the folder and is not run again;
 `table.md` and `curve.png` there show all rows. Accuracy is measured as in the paper: every client tests the model that it uses on

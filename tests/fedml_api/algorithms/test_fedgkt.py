@@ -11,7 +11,7 @@ from torch import nn
 
 from fedml_api import Experiment, FedAvg, FederatedDataset, LocalSGD, Standalone, simulate
 from fedml_api.algorithms import FedGKT
-from fedml_api.algorithms.fedgkt import TrainEdge, divergence
+from fedml_api.algorithms.fedgkt import Distillation, TrainEdge, divergence, teaching
 from fedml_api.model import Edge, InParts
 from fedml_api.run.checkpoint import Checkpoints
 from fedml_core import rng, tree
@@ -152,6 +152,19 @@ def test_examples_are_matched_by_id():
     plain, same, other = (tree.digest(rounds(one, changed)[0]) for changed in (None, shuffled, mixed_up))
     assert plain == same
     assert plain != other
+
+
+def test_examples_without_an_answer_learn_from_their_labels_alone():
+    said = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    columns = teaching(4, {"ids": torch.tensor([2, 0]), "logits": said})
+    assert torch.equal(columns["teacher"][[2, 0]], said)
+    assert columns["taught"].tolist() == [1.0, 0.0, 1.0, 0.0]
+    batch = {"x": torch.randn(4, 3), "y": torch.tensor([0, 1, 0, 1]), **columns}
+    network, classifier = nn.Linear(3, 2), Classifier()
+    more = Distillation(classifier, 0.5, 2.0).loss(network, batch) - classifier.loss(network, batch)
+    apart = 0.5 * divergence(network(batch["x"])[[0, 2]], said.flip(0), 2.0)
+    assert torch.allclose(more[[0, 2]], apart, atol=1e-6)
+    assert more[[1, 3]].tolist() == [0.0, 0.0]
 
 
 def test_by_itself_without_divergence_a_client_trains_as_ever_and_the_server_on_its_features():
