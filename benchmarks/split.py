@@ -3,10 +3,10 @@
     python -m benchmarks.split
 
 A server and one client, in processes of one thread each, at a mosquitto on this machine, whose own count of received bytes is
-taken: all that either side publishes, once, acknowledgements included. The client has 4,000 digits, in batches of 20, and makes one
-pass over them in one round and two in another; the difference is a pass without what a round costs (layers handed on, work,
-reply). What cannot be spared are activations and gradients, 4 bytes a number, in both directions, and labels of 8 bytes where they
-travel. The same network trained in one piece, in this process, stands beside it.
+taken: all that either side publishes, once, acknowledgements included. The client takes 50 batches of 20 digits in one round, and
+250 in another; the difference is 200 batches without what a round costs (layers handed on, work, reply). What cannot be spared are
+activations and gradients, 4 bytes a number, in both directions, and labels of 8 bytes where they travel. The same network trained
+in one piece, in this process, stands beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from torch import nn
 
 from fedml_api.algorithms import Split
-from fedml_api.data import FederatedDataset, data_sources
+from fedml_api.data import data_sources
 from fedml_api.distributed.server import RemoteSession, ServerManager
 from fedml_api.distributed.worker import ClientManager
 from fedml_api.model import models
@@ -35,10 +37,10 @@ from fedml_core.federation import ClientRunner, LocalSGD, Setup
 from fedml_core.trainer import Classifier, ModelState
 from tests.brokers import Mosquitto
 
-RUN, CLIENT, BATCH = "bench", "worker", 20
+RUN, CLIENT, BATCH, STEPS = "split", "worker", 20, (50, 250)
 GOAL = 1.1
 # Seconds until the broker has told what it has counted.
-NEWS = 2.2
+NEWS = 1.6
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,26 @@ def cases() -> list[Case]:
     ]
 
 
-def setup(case: Case) -> Setup:
-    data: FederatedDataset = data_sources["mnist5k"](clients=1).load(0, Path("data"))
-    return Setup(Classifier(), case.network, data, 0, torch.device("cpu"), "bench")
+def setups() -> list[Setup]:
+    """What server and client of each case agree on."""
+    data = data_sources["mnist5k"](clients=1).load(0, Path("data"))
+    return [Setup(Classifier(), case.network, data, 0, torch.device("cpu"), f"{RUN}-{k}") for k, case in enumerate(cases())]
 
 
-def work(url: str, case: int) -> None:
-    """Be the worker of one case."""
-    about = setup(cases()[case])
-    with MqttComManager(CLIENT, Broker.parse(url), f"{RUN}-{case}") as com:
-        manager = ClientManager(com, f"{RUN}-{case}", about.identity)
-        manager.join()
-        manager.serve(ClientRunner(about))
+def work(url: str) -> None:
+    """Be the workers of all cases, of which one at a time is asked."""
+
+    def serve(setup: Setup) -> None:
+        with MqttComManager(CLIENT, Broker.parse(url), setup.identity) as com:
+            manager = ClientManager(com, setup.identity, setup.identity)
+            manager.join()
+            manager.serve(ClientRunner(setup))
+
+    workers = [threading.Thread(target=serve, args=(setup,)) for setup in setups()]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
 
 
 class Count:
@@ -100,53 +110,56 @@ class Count:
         self._client.loop_stop()
 
 
-def measure(number: int, case: Case, broker: Broker, count: Count) -> dict[str, float | str]:
-    about = setup(case)
-    examples, (client,) = about.size(about.data.client_ids[0]), about.data.client_ids
-    model = ModelState.of(about.module)
-    worker = subprocess.Popen([sys.executable, "-m", "benchmarks.split", f"mqtt://{broker.host}:{broker.port}", str(number)])
-    passes: dict[int, tuple[float, int]] = {}
-    with MqttComManager(SERVER, broker, f"{RUN}-{number}") as com:
-        server = ServerManager(com, f"{RUN}-{number}", about.identity)
-        server.wait_for(1, 60)
-        session = RemoteSession(server, {client: examples}, setup=about)
-        before = count.bytes()
-        for epochs in (1, 2):
-            algorithm = replace(case.algorithm, local=replace(case.algorithm.local, epochs=epochs))
-            start = time.perf_counter()
-            algorithm.round(model, session.cohort(0, [client]))
-            seconds = time.perf_counter() - start
-            after = count.bytes()
-            passes[epochs], before = (seconds, after - before), after
-        server.finish()
-    worker.wait(10)
-    seconds, sent = (more - less for more, less in zip(passes[2], passes[1], strict=True))
-    least = 2 * 4 * case.numbers + (0 if case.algorithm.head else 8)
+def measure(case: Case, setup: Setup, server: ServerManager, count: Count) -> dict[str, float | str]:
+    (client,), model = setup.data.client_ids, ModelState.of(setup.module)
+    session = RemoteSession(server, {client: setup.size(client)}, setup=setup)
+    found: dict[int, tuple[float, int]] = {}
+    before = count.bytes()
+    for steps in STEPS:
+        algorithm = replace(case.algorithm, local=replace(case.algorithm.local, steps=steps))
+        start = time.perf_counter()
+        algorithm.round(model, session.cohort(0, [client]))
+        seconds = time.perf_counter() - start
+        after = count.bytes()
+        found[steps], before = (seconds, after - before), after
+    few, many = STEPS
+    seconds, sent = (more - less for more, less in zip(found[many], found[few], strict=True))
+    batches, least = many - few, 2 * 4 * case.numbers + (0 if case.algorithm.head else 8)
     start = time.perf_counter()
-    ClientRunner(about)(client, 0, replace(case.algorithm.local, epochs=1), model, None, None)
+    ClientRunner(setup)(client, 0, replace(case.algorithm.local, steps=batches), model, None, None)
     whole = time.perf_counter() - start
+    each = sent / (batches * BATCH)
     return {
         "what": case.what,
-        "batches_per_second": examples / BATCH / seconds,
-        "in_one_piece": examples / BATCH / whole,
-        "bytes_per_example": sent / examples,
+        "batches_per_second": batches / seconds,
+        "in_one_piece": batches / whole,
+        "bytes_per_example": each,
         "least": least,
-        "measured": sent / examples / least,
+        "measured": each / least,
         "goal": GOAL,
-        "round_bytes": passes[1][1] - sent,
+        "round_bytes": found[few][1] - each * few * BATCH,
     }
 
 
 def main() -> int:
     torch.set_num_threads(1)
-    if len(sys.argv) > 2:
-        work(sys.argv[1], int(sys.argv[2]))
+    if len(sys.argv) > 1:
+        work(sys.argv[1])
         return 0
     config = ["listener {port} 127.0.0.1", "allow_anonymous true", "sys_interval 1"]
-    with tempfile.TemporaryDirectory() as folder, Mosquitto(Path(folder), config) as mosquitto:
+    with tempfile.TemporaryDirectory() as folder, Mosquitto(Path(folder), config) as mosquitto, ExitStack() as stack:
         broker = Broker.parse(mosquitto.url)
-        count = Count(broker)
-        rows = [measure(number, case, broker, count) for number, case in enumerate(cases())]
+        worker = subprocess.Popen([sys.executable, "-m", "benchmarks.split", mosquitto.url])
+        count, servers = Count(broker), []
+        for setup in setups():
+            com = stack.enter_context(MqttComManager(SERVER, broker, setup.identity))
+            servers.append((setup, ServerManager(com, setup.identity, setup.identity)))
+        for _, server in servers:
+            server.wait_for(1, 60)
+        rows = [measure(case, *agreed, count) for case, agreed in zip(cases(), servers, strict=True)]
+        for _, server in servers:
+            server.finish()
+        worker.wait(10)
         count.close()
     print(f"{'what':<36} {'batches/s':>9} {'in one':>7} {'B/example':>9} {'least':>6} {'ratio':>6} {'goal':>5} {'a round':>9}")
     for row in rows:

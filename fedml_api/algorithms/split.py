@@ -15,6 +15,7 @@ from fedml_core.errors import ConfigError, RoundFailed
 from fedml_core.federation import (
     Algorithm,
     Client,
+    ClientRunner,
     Cohort,
     Conversation,
     Dialogue,
@@ -143,8 +144,8 @@ class SplitSGD(Dialogue):
     Each of these four needs the one before, and the first of the next batch needs the last: a batch with fewer of them would be a
     step along an old gradient.
 
-    `shared` holds the client's part of the joined `model`, and `letters`, of which those of a client are likenesses. The reply's
-    value are its layers after training, or nothing, if it `keeps` them as its private state.
+    `shared` holds the client's part of the joined `model`, and examples of no rows of the `letters` that are expected. The reply's
+    value are the client's layers after training, or nothing, if it `keeps` them as its private state.
     """
 
     local: LocalSGD
@@ -204,18 +205,21 @@ class SplitSGD(Dialogue):
             passing = [smashed] if halves.head is None else [smashed, halves.upper(smashed)]
         if not all(isinstance(part, Tensor) for part in passing):
             raise ConfigError(f"cut = {self.cut}, head = {self.head}: layers there do not return a single tensor; cut elsewhere")
-        with_head = [{"smashed": passing[0][:0]}, {"gradient": passing[-1][:0]}]
-        without = [{"smashed": passing[0][:0], "labels": {name: column[:0] for name, column in columns.items()}}]
-        return {"model": halves.of_client(model), "letters": without if halves.head is None else with_head}
+        first, *others = [part[:0] for part in passing]
+        if halves.head is None:
+            letters = [{"smashed": first, "labels": {name: column[:0] for name, column in columns.items()}}]
+        else:
+            letters = [{"smashed": first}, *({"gradient": features} for features in others)]
+        return {"model": halves.of_client(model), "letters": letters}
 
     def unfit(self, setup: Setup) -> list[str]:
         """See `Algorithm`."""
-        try:
-            cut_at(setup.module, self.cut, self.head)
-        except ConfigError as error:
-            return error.problems
         if setup.trainer.imperative:
             return [f"{type(setup.trainer).__name__} overrides train(), which cannot be cut in two: write loss() instead"]
+        try:
+            self.shared(ModelState.of(setup.module), ClientRunner.of_server(setup, 0))
+        except ConfigError as error:
+            return error.problems
         return []
 
 
@@ -292,7 +296,8 @@ class Split(Algorithm):
 
     Both halves together take the steps of the joined network. The next client goes on with the layers that the last one has
     trained, which the server hands on (the paper's centralised mode); without `handover` each keeps its own, as private state, and
-    is judged with those below the server's layers. The joined model then has the client layers that it began with.
+    is judged with those below the server's layers. The joined model then has the client layers that it began with, and is not
+    evaluated: see `evaluate_clients`.
 
     The server sees the activations and labels of every example, and with `handover` each client's layers, which the next client
     sees as well. With `head` > 0 a client has the last layers too, and labels do not leave it (U-shaped: Poirot et al., Split
@@ -355,6 +360,10 @@ class Split(Algorithm):
 
     def model(self, state: ModelState) -> ModelState:
         return state
+
+    @property
+    def server_has_model(self) -> bool:
+        return self.handover
 
     def judge(self) -> Task:
         return Evaluate(of=self.task)

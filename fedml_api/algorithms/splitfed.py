@@ -25,10 +25,11 @@ class SplitFed(Algorithm):
                                                                     the server takes them in an order drawn anew
 
     v1 is FedAvg of the joined network, wherever it is cut; it differs if `local` clips, as in `Split`, and by the masks of dropout.
-    v2 costs the server the memory of one copy, and its layers take as many steps as there are batches.
+    v2 costs the server the memory of one copy, and its layers take as many steps as there are batches; with a `head` clients wait
+    for each other there, since nobody's features may be older than the step before.
 
-    Who sees what is as in `Split`, but that clients see the mean of all clients' layers, never one's own. A client that is lost is
-    left out of the means; what its batches have done to v2's one copy stays.
+    Who sees what is as in `Split`, but that clients see the mean of all clients' layers, not those of another. A client that is
+    lost is left out of the means; what its batches have done to v2's one copy stays.
 
     Args:
         cut, head, local: as in `Split`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import field
 from typing import Annotated, ClassVar, Literal
@@ -12,7 +12,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from fedml_api.model.model_spec import ModelSpec, Shape, models, outputs
-from fedml_api.model.norm import BatchNorm
+from fedml_api.model.norm import BatchNorm, Norm
 from fedml_api.model.resnet_cifar import Bottleneck, as_he_et_al, conv, projected, stages
 from fedml_core.settings import settings
 
@@ -143,29 +143,32 @@ class ResNetInParts(InPartsSpec):
     1,147,738 in a ResNet-110.
 
     Args:
-        depth: layers of the large network.
+        depth: layers of the large network; `norm`: the paper's is `batch`.
     """
 
     edge: Annotated[int, Meta(ge=1)] = 2
     depth: Literal[56, 110] = 56
+    norm: Norm = BatchNorm()
     takes: ClassVar[str] = "images [channels, height, width] of at least 4x4 pixels"
+
+    def problems(self) -> Iterator[str]:
+        yield from self.norm.faults(16)
 
     @classmethod
     def fits(cls, shape: Shape) -> bool:
         return len(shape) == 3 and min(shape[1:]) >= 4
 
     def extractor(self, shape: Shape) -> nn.Module:
-        return as_he_et_al(nn.Sequential(conv(shape[0], 16, 3), nn.BatchNorm2d(16), nn.ReLU()))
+        return as_he_et_al(nn.Sequential(conv(shape[0], 16, 3), self.norm(16), nn.ReLU()))
 
     def classifier(self, size: int, shape: Shape, classes: int) -> nn.Module:
-        return _residual([(16, size, 1)], classes)
+        return self._residual([(16, size, 1)], classes)
 
     def top(self, shape: Shape, classes: int) -> nn.Module:
         blocks = (self.depth - 2) // 9
-        return _residual([(16, blocks, 1), (32, blocks, 2), (64, blocks, 2)], classes)
+        return self._residual([(16, blocks, 1), (32, blocks, 2), (64, blocks, 2)], classes)
 
-
-def _residual(sizes: list[tuple[int, int, int]], classes: int) -> nn.Module:
-    """On 16 channels: bottlenecks in stages of these sizes, then the mean over pixels, then dense."""
-    blocks = [block for stage in stages(Bottleneck, 16, sizes, BatchNorm(), projected) for block in stage]
-    return as_he_et_al(nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * sizes[-1][0], classes)))
+    def _residual(self, sizes: list[tuple[int, int, int]], classes: int) -> nn.Module:
+        layers = [block for stage in stages(Bottleneck, 16, sizes, self.norm, projected) for block in stage]
+        head = nn.Linear(sizes[-1][0] * Bottleneck.widening, classes)
+        return as_he_et_al(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head))

@@ -77,20 +77,20 @@ def read_config(path: Path, overrides: list[str]) -> tuple[RunConfig, list[str]]
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values, not a {type(data).__name__}")
     problems: list[str] = []
-    for override in overrides:
-        problems += _override(data, override)
+    for setting in overrides:
+        problems += override(data, setting)
     return build(RunConfig, data, "", problems, RunConfig()), problems
 
 
-def _override(data: dict[str, Any], override: str) -> list[str]:
+def override(data: dict[str, Any], setting: str) -> list[str]:
     """Set `a.b.c=value` in nested mappings; what is wrong with it, if anything."""
-    key, equals, text = override.partition("=")
+    key, equals, text = setting.partition("=")
     if not equals or not key:
-        return [f"override '{override}': must be key=value, e.g. algorithm.local.lr=0.1"]
+        return [f"override '{setting}': must be key=value, e.g. algorithm.local.lr=0.1"]
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        return [f"override '{override}': the value is not YAML; put it in quotes"]
+        return [f"override '{setting}': the value is not YAML; put it in quotes"]
     *path, last = key.split(".")
     for step in path:
         inner = data.get(step)

@@ -87,8 +87,7 @@ class Experiment:
                 f"clients_per_round = {self.clients_per_round}: data set '{self.data.name}' has only {clients} clients; "
                 f"lower clients_per_round to at most {clients}, or spread the data over more clients"
             )
-        tested = self.engine.brings_clients or any(len(self.data.test(id)) for id in self.data.client_ids)
-        if self.evaluate_clients > 0 and not tested:
+        if self.evaluate_clients > 0 and not self.engine.brings_clients and not any(map(self._tests, self.data.client_ids)):
             found.append(
                 f"evaluate_clients = {self.evaluate_clients}: no client of data set '{self.data.name}' has test examples; "
                 "give it test_parts, or leave evaluate_clients at 0"
@@ -97,6 +96,9 @@ class Experiment:
             found.append(f"precision = '{self.precision}': must be one of {', '.join(PRECISIONS)}")
         about = Setup(self.trainer, self.model, self.data, self.seed, torch.device("cpu"), clients_per_round=self.clients_per_round)
         return found + device_problems(self.device) + self.engine.unfit() + self.algorithm.unfit(about)
+
+    def _tests(self, client: str) -> int:
+        return len(self.data.test(client))
 
 
 @dataclass(frozen=True)

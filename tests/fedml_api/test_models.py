@@ -16,7 +16,8 @@ MNIST = (1, 28, 28)
 OF_TOKENS = ("lstm_chars", "lstm_words", "text_bag", "text_bilstm", "transformer_words")
 AT_EVERY_TOKEN = ("lstm_chars", "lstm_words", "transformer_words")
 AT_EVERY_PIXEL = ("deeplab_v3", "unet")
-SMALLER = {"darts": {"layers": 3}, "darts_search": {"layers": 3, "steps": 1, "multiplier": 1}}
+# Of networks that are large by default.
+SMALLER = {"darts": {"channels": 4, "layers": 3}, "darts_search": {"channels": 4, "layers": 3, "steps": 1, "multiplier": 1}}
 SHAPES = [MNIST, (3, 32, 32), (1, 8, 8), (1, 6, 6), (3, 4, 5), (2, 3, 40), (60,), (1, 6, 5)]
 
 

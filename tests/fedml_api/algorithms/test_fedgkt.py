@@ -314,19 +314,41 @@ class OwnLoop(Classifier):
         raise AssertionError("nothing is trained")
 
 
-def test_other_networks_are_refused_before_training(network):
-    for model, missing in ((network, "server, edge"), (Halves(), "no edge")):
-        with pytest.raises(ConfigError, match=f"is no network in parts, it has {missing if 'no' in missing else 'no ' + missing}"):
-            simulate(experiment(FedGKT(), model=model))
+def parts(features=(4, 4), classes=(3, 3), takes=4, makes=3):
+    """A network in parts: features and logits of both edges, and what the server takes and makes."""
+    edges = {str(k): Edge(nn.Linear(5, features[k]), nn.Linear(features[k], classes[k])) for k in (0, 1)}
+    return InParts(edges, nn.Linear(takes, makes), {"c1": "1"})
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        (nn.Linear(5, 3), r"needs a network in parts, and a Linear has no server, edge\('c\d'\).extractor, edge"),
+        (Halves(), r"a Halves has no edge\('c\d'\).extractor, edge\('c\d'\).classifier. Needed are"),
+        (parts(features=(4, 6)), r"not \[\[4\], \[3\]\] at client c0 and \[\[6\], \[3\]\] at client c1"),
+        (parts(classes=(3, 2)), r"not \[\[4\], \[3\]\] at client c0 and \[\[4\], \[2\]\] at client c1"),
+        (parts(takes=5), r"server cannot take features of shape \[4\]: "),
+        (parts(makes=2), r"server makes logits of shape \[2\], and its edges \[3\]"),
+    ],
+)
+def test_other_networks_are_refused_before_anything_runs(model, problem):
+    one = experiment(FedGKT(), model=model)
+    with pytest.raises(ConfigError, match=problem):
+        simulate(one)
+    assert one.model.training
+
+
+def test_a_loop_of_ones_own_is_refused():
     with pytest.raises(ConfigError, match=r"OwnLoop overrides train\(\)"):
         simulate(experiment(FedGKT(), trainer=OwnLoop()))
 
 
-def test_features_of_different_shapes_are_refused():
-    edges = {str(k): Edge(nn.Linear(5, k), nn.Linear(k, 3)) for k in (4, 6)}
-    model = InParts(edges, nn.Linear(4, 3), {"c1": "6"})
-    with pytest.raises(ConfigError, match=r"client c0 sends \[\[4\], \[3\]\], client c1 sends \[\[6\], \[3\]\]"):
-        simulate(experiment(FedGKT(), model=model, clients_per_round=4))
+def test_features_of_another_shape_than_those_of_others_end_the_round():
+    def wider(what, id, part):
+        return {**part, "features": part["features"].repeat(1, 2)} if (what, id) == ("value", "c1") else part
+
+    with pytest.raises(ConfigError, match=r"client c0 sends \[\[6\], \[3\]\], client c1 sends \[\[12\], \[3\]\]"):
+        rounds(experiment(FedGKT(LOCAL, LOCAL), clients_per_round=4), wider)
 
 
 @pytest.mark.parametrize("setting", [{"temperature": 0.0}, {"alpha": -0.1}, {"server_alpha": -1.0}])

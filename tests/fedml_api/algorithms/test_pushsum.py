@@ -8,6 +8,7 @@ from fedml_api import Experiment, LocalSGD, simulate
 from fedml_api.algorithms import DPSGD, OnlinePushSum, PushSum
 from fedml_api.algorithms.pushsum import Stream
 from fedml_api.data import FederatedDataset
+from fedml_api.run.checkpoint import Checkpoints
 from fedml_api.run.regret import best_fixed, regret
 from fedml_core import tree
 from fedml_core.errors import ConfigError
@@ -107,6 +108,19 @@ def test_where_few_take_part_the_server_shows_what_they_have_together():
     for name, part in state.model.params.items():
         assert torch.allclose(part, sum(node.model.params[name] for node in last) / weight, atol=1e-6)
     assert sum(node.weight.item() for node in nodes.values()) == pytest.approx(len(nodes))
+
+
+def test_a_run_goes_on_from_a_checkpoint_with_the_same_bits(tmp_path):
+    """Models and weights of the nodes are private states, and who has begun is known to the server; some begin after the break."""
+
+    def run(rounds, checkpoints):
+        algorithm = PushSum(LocalSGD(lr=0.2), Redrawn(Directed(2)))
+        experiment = Experiment(network(), blobs(8), algorithm=algorithm, engine=REFERENCE, rounds=rounds, clients_per_round=4)
+        return simulate(experiment, checkpoints=checkpoints).sha256
+
+    whole = run(4, None)
+    run(2, Checkpoints(tmp_path))
+    assert run(4, Checkpoints(tmp_path)) == whole
 
 
 def test_stacked_clients_come_to_what_the_dialogues_do():
