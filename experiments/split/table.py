@@ -42,7 +42,8 @@ PARTITIONS = {"iid": "data.partition=iid", "skewed": "data.partition={name: diri
 class Counting(Engine):
     """A worker for every client, in a thread each, and how many bytes have been sent."""
 
-    total = 0
+    def __init__(self) -> None:
+        self.total, self._adding = 0, threading.Lock()
 
     @contextmanager
     def open(self, setup: Setup) -> Iterator[Session]:
@@ -64,7 +65,9 @@ class Counting(Engine):
         send = com.send
 
         def counted(message: Message) -> None:
-            self.total += codec.size(codec.encode(message))
+            size = codec.size(codec.encode(message))
+            with self._adding:
+                self.total += size
             send(message)
 
         com.send = counted  # type: ignore[method-assign]

@@ -208,7 +208,8 @@ class TrainTogether(Dialogue):
                     letters = yield Post(dict.fromkeys(party.others, sealed), wait=party.others)
                     answer = {other: weights.opened(letters[other]) for other in party.others}
             else:
-                out = party.bottom(batch["x"])
+                with party.precisely():
+                    out = party.own(batch["x"])
                 letters = yield Post({party.holder: party.sealed(out)}, wait=[party.holder])
                 if columns is None:
                     grads = gradients(out, party.back(letters, out), party.leaves)
@@ -244,27 +245,24 @@ class JudgeTogether(Dialogue):
         party = yield from _Party.sit_down(client, shared, state, self.masks)
         party.module.eval()
         mine = client.test.subset(_rows(state.test, client.test, client.id))
-        sums: dict[str, float] = {}
-        scores: list[Tensor] = []
+        totals: list[Tensor] = []
         for batch in mine.batches(ROWS):
             with torch.no_grad():
-                out = party.bottom(batch["x"])
-            if not party.holds:
+                out = party.own(batch["x"])
+            if party.holds:
+                letters = yield Post(wait=party.others)
+                totals.append(party.total(out, letters))
+            else:
                 yield Post({party.holder: party.sealed(out)})
-                continue
-            letters = yield Post(wait=party.others)
-            with torch.no_grad(), party.precisely():
-                logits = party.module.top(party.total(out, letters))
-                found = {**client.trainer.metrics(lambda x, logits=logits: logits, batch)}
-                found["loss"] = client.trainer.loss(lambda x, logits=logits: logits, batch)
-            for name, values in found.items():
-                sums[name] = sums.get(name, 0.0) + float(per_example(values, batch, name).double().sum())
-            scores += [logits[:, 1] - logits[:, 0]] if logits.dim() == 2 and logits.shape[1] == 2 else []
-        count = len(mine)
-        metrics = {name: Mean(total, count) for name, total in sums.items()}
-        if scores:
-            metrics["auc"] = Mean(auc(torch.cat(scores), mine.all()["y"]) * count, count)
-        return Reply({}, float(count) if party.holds else 0.0, metrics)
+        if not totals:
+            return Reply({}, 0.0, {})
+        judged = Examples({**mine.all(), "x": torch.cat(totals)})
+        found = client.trainer.test(party.module.top, judged)
+        with torch.no_grad():
+            logits = party.module.top(judged.columns["x"])
+        if logits.dim() == 2 and logits.shape[1] == 2:
+            found["auc"] = auc(logits[:, 1] - logits[:, 0], judged.columns["y"])
+        return Reply({}, float(len(judged)), {name: Mean(value * len(judged), len(judged)) for name, value in found.items()})
 
 
 @dataclass(frozen=True)
@@ -316,13 +314,14 @@ class _Party:
         return self.client.workspace.module
 
     def precisely(self) -> AbstractContextManager[Any]:
-        """With the precision of the run."""
+        """With the precision in which the run trains."""
         return autocast(self.client.workspace.device, self.client.workspace.precision)
 
-    def bottom(self, x: Tensor) -> Tensor:
-        with self.precisely():
-            out: Tensor = self.module.bottoms[self.client.id](x)
-        return out
+    @property
+    def own(self) -> nn.Module:
+        """The party's part below the sum."""
+        bottom: nn.Module = self.module.bottoms[self.client.id]
+        return bottom
 
     def sealed(self, out: Tensor) -> Tensor:
         """What to send of the party's outputs."""
@@ -344,9 +343,9 @@ class _Party:
     def descend(self, batch: Batch, letters: Letters) -> tuple[Tensor, list[Tensor]]:
         """The losses `[b]` of a batch, and the gradients of their mean: of the label holder's part, and last of the sum."""
         work = self.client.workspace
-        total = self.total(self.bottom(batch["x"]), letters)
         with self.precisely():
-            losses = per_example(self.client.trainer.loss(lambda x: self.module.top(total), batch), batch)
+            total = self.total(self.own(batch["x"]), letters)
+            losses = per_example(self.client.trainer.loss(self.module.top, {**batch, "x": total}), batch)
         weights = work.mean_of(len(losses)).to(losses.dtype)
         return losses.detach(), gradients(losses, weights, [*self.leaves, total])
 
@@ -413,8 +412,9 @@ def _rows(ids: Tensor, examples: Examples, client: str) -> Tensor:
     """Where this party has these people."""
     if not len(ids):
         return torch.empty(0, dtype=torch.int64, device=ids.device)
+    own = examples.all()["id"]
     try:
-        return places(ids, examples.all()["id"])
+        return places(ids.to(own.device), own)
     except ValueError:
         raise DataError(
             f"client {client} no longer has all people that it had in common with the others: start the run anew"

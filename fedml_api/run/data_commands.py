@@ -36,7 +36,7 @@ def list_data(root: Path) -> list[dict[str, Any]]:
 def _here(source: DataSource, root: Path) -> str:
     files = source.files(root)
     if not files:
-        return "no files needed"
+        return "-"  # drawn, in a package, or not said
     missing = [path for path in files if not path.exists()]
     return "yes" if not missing else "no" if len(missing) == len(files) else f"{len(files) - len(missing)} of {len(files)} files"
 

@@ -72,6 +72,14 @@ def test_the_same_numbers_never_look_the_same(sides):
     assert tops == {0, 1}
 
 
+def test_what_the_party_sends_is_under_a_random_number_of_its_own(sides):
+    """(1 + rho n) r^n is r^n modulo n: without r the label holder could tell from it what was multiplied with its ciphertexts."""
+    weights, columns = sides
+    n = int.from_bytes(weights.public.numpy().tobytes(), "little")
+    sent = columns.summed(weights.sealed(torch.ones(2, 1)), torch.zeros(2, 1))
+    assert int.from_bytes(sent.numpy().tobytes(), "little") % n != 1
+
+
 BAD = [None, torch.zeros(3, 1, 10, dtype=torch.uint8), torch.zeros(4, 1, 256, dtype=torch.uint8), torch.zeros(3, 1, 256)]
 
 

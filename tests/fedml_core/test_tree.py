@@ -124,3 +124,16 @@ def test_what_was_sent_has_lost_its_order_in_memory():
     sent = tree.compact({"image": image})["image"]
     assert sent.is_contiguous()
     assert torch.equal(sent, image)
+
+
+def test_a_stack_and_what_is_taken_from_it():
+    trees = [{"a": torch.full((2,), float(k)), "b": [torch.tensor(k), "text"], "c": None} for k in range(3)]
+    stacked = tree.stack(trees)
+    assert stacked["a"].shape == (3, 2)
+    assert stacked["b"][0].tolist() == [0, 1, 2]
+    found = list(tree.unstack(stacked, 3))
+    assert [tree.digest(one) for one in found] == [tree.digest(one) for one in trees]
+    assert found[1]["b"][1] == "text"
+    found[1]["a"] += 1
+    assert stacked["a"][1].tolist() == [1, 1]
+    assert list(tree.unstack({"n": 1}, 2)) == [{"n": 1}] * 2

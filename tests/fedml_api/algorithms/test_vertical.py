@@ -455,3 +455,30 @@ def test_goes_on_from_a_checkpoint_and_over_workers_with_the_same_bits(tmp_path)
     masked = replace(PLAIN, hand_in=False)
     one, other = (run(masked, data, engine=engine, evaluate_clients=1) for engine in (Standalone(), Loopback(workers=2)))
     assert one.history[-1]["client_auc"] == other.history[-1]["client_auc"]
+
+
+@pytest.mark.parametrize("method", ["hmac", pytest.param("x25519", marks=pytest_cryptography)])
+def test_however_the_people_are_found_they_are_the_same(monkeypatch, method):
+    monkeypatch.setenv("FEDML_INTERSECTION_SECRET", "what only the parties know")
+    data = people()
+    assert run(replace(PLAIN, intersection=method), data, rounds=1).sha256 == run(PLAIN, data, rounds=1).sha256
+
+
+def test_a_part_of_another_shape_is_not_handed_in(monkeypatch):
+    talk = TrainTogether.talk
+
+    def swollen(task, client, shared, own=None):
+        reply = yield from talk(task, client, shared, own)
+        part = ModelState({name: torch.zeros(1, 99) for name in reply.value.params}, {})
+        return replace(reply, value=part) if client.id == "shop" else reply
+
+    monkeypatch.setattr(TrainTogether, "talk", swollen)
+    with pytest.raises(FedMLError, match="the parts that the parties have handed in do not make up the network"):
+        run(PLAIN, people())
+
+
+@pytest.mark.parametrize("masks", [False, pytest.param(True, marks=pytest_cryptography)])
+def test_half_precision_trains_as_well(masks):
+    data = people()
+    found = run(replace(PLAIN, masks=masks), data, precision="bfloat16")
+    assert found.last["train_loss"] == pytest.approx(run(PLAIN, data).last["train_loss"], abs=0.02)

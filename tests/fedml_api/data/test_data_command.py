@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from fedml_api.cli import main
-from fedml_api.data import FederatedDataset, Femnist, VerticalDataset, data_sources
+from fedml_api.data import FederatedDataset, Femnist, LazyDataset, VerticalDataset, data_sources
 from fedml_api.data.examine import describe_data, faults, overlap
+from fedml_api.data.split import HeldSplit
 from fedml_core.trainer import Examples
 from tests.fedml_api.data import official
 
@@ -31,7 +32,7 @@ def test_list_shows_what_is_on_disk(tmp_path, capsys):
         "fed_cifar100": "no",
         "stackoverflow_nwp": "2 of 3 files",
         "leaf_mnist": "no",
-        "synthetic": "no files needed",
+        "synthetic": "-",
         "cifar10": "no",
     }
     assert {name: rows[name]["here"] for name in expected} == expected
@@ -95,6 +96,18 @@ def test_overlap_looks_at_all_columns_and_at_all_tests():
     assert overlap(data) == 1
     nobodys = FederatedDataset(train, test, {"a": np.array([0])}, {"b": np.array([0, 1])}, classes=2)
     assert overlap(nobodys) == 0  # who has no owner is nobody's training example
+
+
+def test_overlap_looks_at_tests_of_clients_that_are_not_in_the_global_test_set():
+    def split(**clients):
+        return HeldSplit({client: {"y": np.array(y)} for client, y in clients.items()}, "drawn")
+
+    def of(train, test, held_out):
+        data = LazyDataset(train, test, lambda columns: {"y": torch.from_numpy(columns["y"])}, held_out=held_out)
+        return overlap(data)
+
+    train, one, two, none = split(a=[1, 2, 3]), split(a=[1, 1, 9]), split(b=[2, 3]), split(c=[8])
+    assert (of(train, one, none), of(train, none, two), of(train, one, two)) == (1, 2, 3)
 
 
 def test_faults_are_numbers_and_labels_that_cannot_be():

@@ -25,13 +25,13 @@ class Site(BaseHTTPRequestHandler):
         self.asked.append(range_)
         if self.path == "/gone.bin":
             return self.send_error(404)
-        begin = int(range_[len("bytes=") : -1]) if range_ and self.ranges else 0
+        begin = int(range_[len("bytes=") : -1]) if range_ and self.ranges is True else 0
         if begin >= len(self.content):
             return self.send_error(416)
         body = self.content[begin:]
-        self.send_response(206 if begin else 200)
+        self.send_response(206 if begin or (range_ and self.ranges) else 200)
         self.send_header("Content-Length", str(len(body)))
-        if begin:
+        if begin or (range_ and self.ranges):
             self.send_header("Content-Range", f"bytes {begin}-{len(self.content) - 1}/{len(self.content)}")
         self.end_headers()
         return self.wfile.write(body if self.cut is None else body[: self.cut])
@@ -65,7 +65,7 @@ def test_a_file_is_fetched_once(site, tmp_path):
     assert site.asked == [None]
 
 
-@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("ranges", [True, False, "elsewhere"])
 def test_after_an_interruption_it_goes_on_where_it_was(site, tmp_path, ranges):
     site.cut, site.ranges = 100_000, ranges
     one = Download(site.url + "data.bin", SHA, "")

@@ -203,6 +203,11 @@ def test_fingerprints_tell_data_apart_and_packing_does_not(tmp_path):
     assert len(prints | {Femnist().load(0, tmp_path).fingerprint}) == 4
 
 
+def test_settings_are_part_of_the_fingerprint(tmp_path):
+    official.fed_shakespeare(tmp_path)
+    assert len({FedShakespeare(steps=steps).load(0, tmp_path).fingerprint for steps in (5, 80)}) == 2
+
+
 # Processes
 
 
