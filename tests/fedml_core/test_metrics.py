@@ -72,6 +72,12 @@ def test_the_area_under_the_curve_is_as_exact_as_its_bins(bins):
     assert recall_at(counts, 0.1) == pytest.approx(max(tpr[fpr <= 0.1]))
 
 
+def test_as_many_false_alarms_as_allowed():
+    """Of four negatives one, a quarter, is in the last bin, with three of four positives; another in the one before."""
+    counts = torch.tensor([[2, 1, 1], [0, 1, 3]])
+    assert [recall_at(counts, share) for share in (0.2, 0.25, 0.4, 0.5)] == [0.0, 0.75, 0.75, 1.0]
+
+
 def test_what_is_on_an_edge_belongs_to_the_bin_above():
     counts = histograms(torch.tensor([0.0, 1.0, 1.5, 2.0]), torch.tensor([False, True, True, False]), torch.tensor([1.0, 2.0]))
     assert counts.tolist() == [[1, 0, 1], [0, 2, 0]]
