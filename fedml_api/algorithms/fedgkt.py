@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import reduce
 from typing import Annotated
@@ -22,6 +23,7 @@ from fedml_core.federation import (
     LocalSGD,
     Mean,
     Reply,
+    Setup,
     Task,
     algorithms,
     merge_metrics,
@@ -49,16 +51,9 @@ def divergence(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 class Distillation(ModelTrainer):
-    """The loss of `trainer`, plus alpha times the `divergence` from the logits in column `teacher`, where column `taught` is 1.
-
-    Raises:
-        ConfigError: the trainer has a loop of its own.
-    """
+    """The loss of `trainer`, plus alpha times the `divergence` from the logits in column `teacher`, where column `taught` is 1."""
 
     def __init__(self, trainer: ModelTrainer, alpha: float, temperature: float) -> None:
-        if trainer.imperative:
-            name = type(trainer).__name__
-            raise ConfigError(f"{name} overrides train(), where no teacher's logits can come in: write loss() instead")
         self.trainer, self.alpha, self.temperature = trainer, alpha, temperature
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
@@ -106,11 +101,34 @@ def edge_of(network: nn.Module, client: str) -> nn.Sequential:
     wanted = {"server": getattr(network, "server", None), **parts}
     if missing := [name for name, part in wanted.items() if not isinstance(part, nn.Module)]:
         raise ConfigError(
-            f"fedgkt: a {type(network).__name__} is no network in parts, it has no {', '.join(missing)}. Needed are the modules "
-            "`server`, from features to logits, and for each client's id `edge(id)` with an `extractor`, from x to features, and a "
-            "`classifier`, from features to logits, such as model=cnn_in_parts or resnet_in_parts have them"
+            f"algorithm fedgkt needs a network in parts, and a {type(network).__name__} has no {', '.join(missing)}. Needed are "
+            "`server`, a module from features to logits, and for each client's id `edge(id)` with modules `extractor`, from x to "
+            "features, and `classifier`, from features to logits: choose model=cnn_in_parts or resnet_in_parts"
         )
     return nn.Sequential(*parts.values())
+
+
+def misfits(network: nn.Module, clients: Sequence[str], x: Tensor) -> Iterator[str]:
+    """Where the edge networks of these clients and the server's part do not go together, tried out on examples `x`."""
+    shapes: dict[str, list[list[int]]] = {}
+    for id in reversed(clients):
+        extractor, classifier = edge_of(network, id)
+        features = outputs(extractor, x)
+        shapes[id] = [list(part.shape[1:]) for part in (features, outputs(classifier, features))]
+    wanted = shapes[clients[0]]
+    for id in clients:
+        if shapes[id] != wanted:
+            yield (
+                "algorithm fedgkt needs edge networks whose features and logits have one shape, and not "
+                f"{wanted} at client {clients[0]} and {shapes[id]} at client {id}"
+            )
+    try:
+        made = list(outputs(network.server, features).shape[1:])
+    except RuntimeError as error:
+        yield f"algorithm fedgkt: the network's server cannot take features of shape {wanted[0]}: {error}"
+    else:
+        if made != wanted[1]:
+            yield f"algorithm fedgkt: the network's server makes logits of shape {made}, and its edges {wanted[1]}"
 
 
 @tasks.register("gkt_edge")
@@ -255,8 +273,7 @@ class FedGKT(Algorithm):
     training examples. Labels leave because the server's loss needs them, and features of a first convolution show much of a
     picture. Trained edge networks stay where they are and are never averaged, so they may be of different kinds (the network's
     `edge`), as long as their features have one shape. To be judged, the server's part travels to the clients; test examples never
-    leave them. So the server cannot judge by itself: look at `client_accuracy` (`evaluate_clients`), since `test_accuracy` is that
-    of the server's part on features of an extractor as it begins.
+    leave them. The server has no whole network and cannot judge by itself: set `evaluate_clients`, and look at `client_accuracy`.
 
     Args:
         local: the training of edge networks; `server`: that of the server's part, its epochs being passes over all that was sent.
@@ -264,11 +281,24 @@ class FedGKT(Algorithm):
         temperature: T.
     """
 
-    local: LocalSGD = LocalSGD(lr=0.05, batch_size=50, momentum=0.9)
-    server: LocalSGD = LocalSGD(lr=0.05, batch_size=50, momentum=0.9)
+    local: LocalSGD = LocalSGD(lr=0.05)
+    server: LocalSGD = LocalSGD(lr=0.05)
     alpha: Annotated[float, Meta(ge=0)] = 1.0
     server_alpha: Annotated[float, Meta(ge=0)] = 1.0
     temperature: Annotated[float, Meta(gt=0)] = 3.0
+
+    def unfit(self, setup: Setup) -> list[str]:
+        if setup.trainer.imperative:
+            return [
+                f"{type(setup.trainer).__name__} overrides train(), where nobody else's logits can come in: write loss() instead"
+            ]
+        clients = setup.data.client_ids
+        try:
+            whose = {edge_of(setup.module, id)[-1]: id for id in reversed(clients)}
+        except ConfigError as error:
+            return error.problems
+        rows = next((setup.data.train(id).take(torch.zeros(1, dtype=torch.int64)) for id in clients if setup.size(id)), None)
+        return list(misfits(deepcopy(setup.module), sorted(whose.values(), key=clients.index), rows["x"])) if rows else []
 
     def init(self, model: ModelState) -> Knowledge:
         return Knowledge(model, None, {})
@@ -289,6 +319,10 @@ class FedGKT(Algorithm):
         metrics = reduce(merge_metrics, (reply.metrics for reply in replies.values()))
         metrics |= {f"server_{name}": mean for name, mean in trained.metrics.items()}
         return Knowledge(numbers(network), trained.state, state.answers | answers), metrics
+
+    @property
+    def server_has_model(self) -> bool:
+        return False
 
     def judge(self) -> Task:
         return JudgeParts()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import field
 from typing import Annotated, ClassVar, Literal
@@ -12,6 +12,8 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from fedml_api.model.model_spec import ModelSpec, Shape, models, outputs
+from fedml_api.model.norm import BatchNorm, Norm
+from fedml_api.model.resnet_cifar import Bottleneck, as_he_et_al, conv, projected, stages
 from fedml_core.settings import settings
 
 
@@ -141,69 +143,32 @@ class ResNetInParts(InPartsSpec):
     1,147,738 in a ResNet-110.
 
     Args:
-        depth: layers of the large network.
+        depth: layers of the large network; `norm`: the paper's is `batch`.
     """
 
     edge: Annotated[int, Meta(ge=1)] = 2
     depth: Literal[56, 110] = 56
+    norm: Norm = BatchNorm()
     takes: ClassVar[str] = "images [channels, height, width] of at least 4x4 pixels"
+
+    def problems(self) -> Iterator[str]:
+        yield from self.norm.faults(16)
 
     @classmethod
     def fits(cls, shape: Shape) -> bool:
         return len(shape) == 3 and min(shape[1:]) >= 4
 
     def extractor(self, shape: Shape) -> nn.Module:
-        return _as_he_et_al(nn.Sequential(_conv(shape[0], 16, 3), nn.BatchNorm2d(16), nn.ReLU()))
+        return as_he_et_al(nn.Sequential(conv(shape[0], 16, 3), self.norm(16), nn.ReLU()))
 
     def classifier(self, size: int, shape: Shape, classes: int) -> nn.Module:
-        return _residual([(16, 1)], size, classes)
+        return self._residual([(16, size, 1)], classes)
 
     def top(self, shape: Shape, classes: int) -> nn.Module:
-        return _residual([(16, 1), (32, 2), (64, 2)], (self.depth - 2) // 9, classes)
+        blocks = (self.depth - 2) // 9
+        return self._residual([(16, blocks, 1), (32, blocks, 2), (64, blocks, 2)], classes)
 
-
-class _Bottleneck(nn.Module):
-    """x + f(x): f narrows `channels` to `planes`, looks around in steps of `stride`, and widens to four times the planes."""
-
-    def __init__(self, channels: int, planes: int, stride: int) -> None:
-        super().__init__()
-        wide = 4 * planes
-        self.change = nn.Sequential(
-            _conv(channels, planes, 1),
-            nn.BatchNorm2d(planes),
-            nn.ReLU(),
-            _conv(planes, planes, 3, stride),
-            nn.BatchNorm2d(planes),
-            nn.ReLU(),
-            _conv(planes, wide, 1),
-            nn.BatchNorm2d(wide),
-        )
-        same = channels == wide and stride == 1
-        self.skip = nn.Identity() if same else nn.Sequential(_conv(channels, wide, 1, stride), nn.BatchNorm2d(wide))
-
-    def forward(self, x: Tensor) -> Tensor:
-        total: Tensor = self.change(x) + self.skip(x)
-        return total.relu()
-
-
-def _residual(stages: list[tuple[int, int]], blocks: int, classes: int) -> nn.Module:
-    """On 16 channels: so many bottlenecks in each stage of (planes, stride of the first), then the mean over pixels, then dense."""
-    layers: list[nn.Module] = []
-    channels = 16
-    for planes, stride in stages:
-        for block in range(blocks):
-            layers.append(_Bottleneck(channels, planes, 1 if block else stride))
-            channels = 4 * planes
-    return _as_he_et_al(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)))
-
-
-def _conv(inputs: int, results: int, size: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, results, size, stride, padding=size // 2, bias=False)
-
-
-def _as_he_et_al(network: nn.Module) -> nn.Module:
-    """Convolutions drawn as He et al., ICCV 2015, do: normal with variance 2 / (results x pixels of the kernel)."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    return network
+    def _residual(self, sizes: list[tuple[int, int, int]], classes: int) -> nn.Module:
+        layers = [block for stage in stages(Bottleneck, 16, sizes, self.norm, projected) for block in stage]
+        head = nn.Linear(sizes[-1][0] * Bottleneck.widening, classes)
+        return as_he_et_al(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head))

@@ -11,7 +11,7 @@ from torch import nn
 
 from fedml_api import Experiment, FedAvg, FederatedDataset, LocalSGD, Standalone, simulate
 from fedml_api.algorithms import FedGKT
-from fedml_api.algorithms.fedgkt import TrainEdge, divergence
+from fedml_api.algorithms.fedgkt import Distillation, TrainEdge, divergence, teaching
 from fedml_api.model import Edge, InParts
 from fedml_api.run.checkpoint import Checkpoints
 from fedml_core import rng, tree
@@ -152,6 +152,19 @@ def test_examples_are_matched_by_id():
     plain, same, other = (tree.digest(rounds(one, changed)[0]) for changed in (None, shuffled, mixed_up))
     assert plain == same
     assert plain != other
+
+
+def test_examples_without_an_answer_learn_from_their_labels_alone():
+    said = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    columns = teaching(4, {"ids": torch.tensor([2, 0]), "logits": said})
+    assert torch.equal(columns["teacher"][[2, 0]], said)
+    assert columns["taught"].tolist() == [1.0, 0.0, 1.0, 0.0]
+    batch = {"x": torch.randn(4, 3), "y": torch.tensor([0, 1, 0, 1]), **columns}
+    network, classifier = nn.Linear(3, 2), Classifier()
+    more = Distillation(classifier, 0.5, 2.0).loss(network, batch) - classifier.loss(network, batch)
+    apart = 0.5 * divergence(network(batch["x"])[[0, 2]], said.flip(0), 2.0)
+    assert torch.allclose(more[[0, 2]], apart, atol=1e-6)
+    assert more[[1, 3]].tolist() == [0.0, 0.0]
 
 
 def test_by_itself_without_divergence_a_client_trains_as_ever_and_the_server_on_its_features():
@@ -314,19 +327,41 @@ class OwnLoop(Classifier):
         raise AssertionError("nothing is trained")
 
 
-def test_other_networks_are_refused_before_training(network):
-    for model, missing in ((network, "server, edge"), (Halves(), "no edge")):
-        with pytest.raises(ConfigError, match=f"is no network in parts, it has {missing if 'no' in missing else 'no ' + missing}"):
-            simulate(experiment(FedGKT(), model=model))
+def parts(features=(4, 4), classes=(3, 3), takes=4, makes=3):
+    """A network in parts: features and logits of both edges, and what the server takes and makes."""
+    edges = {str(k): Edge(nn.Linear(5, features[k]), nn.Linear(features[k], classes[k])) for k in (0, 1)}
+    return InParts(edges, nn.Linear(takes, makes), {"c1": "1"})
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        (nn.Linear(5, 3), r"needs a network in parts, and a Linear has no server, edge\('c\d'\).extractor, edge"),
+        (Halves(), r"a Halves has no edge\('c\d'\).extractor, edge\('c\d'\).classifier. Needed are"),
+        (parts(features=(4, 6)), r"not \[\[4\], \[3\]\] at client c0 and \[\[6\], \[3\]\] at client c1"),
+        (parts(classes=(3, 2)), r"not \[\[4\], \[3\]\] at client c0 and \[\[4\], \[2\]\] at client c1"),
+        (parts(takes=5), r"server cannot take features of shape \[4\]: "),
+        (parts(makes=2), r"server makes logits of shape \[2\], and its edges \[3\]"),
+    ],
+)
+def test_other_networks_are_refused_before_anything_runs(model, problem):
+    one = experiment(FedGKT(), model=model)
+    with pytest.raises(ConfigError, match=problem):
+        simulate(one)
+    assert one.model.training
+
+
+def test_a_loop_of_ones_own_is_refused():
     with pytest.raises(ConfigError, match=r"OwnLoop overrides train\(\)"):
         simulate(experiment(FedGKT(), trainer=OwnLoop()))
 
 
-def test_features_of_different_shapes_are_refused():
-    edges = {str(k): Edge(nn.Linear(5, k), nn.Linear(k, 3)) for k in (4, 6)}
-    model = InParts(edges, nn.Linear(4, 3), {"c1": "6"})
-    with pytest.raises(ConfigError, match=r"client c0 sends \[\[4\], \[3\]\], client c1 sends \[\[6\], \[3\]\]"):
-        simulate(experiment(FedGKT(), model=model, clients_per_round=4))
+def test_features_of_another_shape_than_those_of_others_end_the_round():
+    def wider(what, id, part):
+        return {**part, "features": part["features"].repeat(1, 2)} if (what, id) == ("value", "c1") else part
+
+    with pytest.raises(ConfigError, match=r"client c0 sends \[\[6\], \[3\]\], client c1 sends \[\[12\], \[3\]\]"):
+        rounds(experiment(FedGKT(LOCAL, LOCAL), clients_per_round=4), wider)
 
 
 @pytest.mark.parametrize("setting", [{"temperature": 0.0}, {"alpha": -0.1}, {"server_alpha": -1.0}])
