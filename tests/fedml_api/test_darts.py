@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fedml_api import Examples, Experiment, FederatedDataset, LocalSGD, Standalone, simulate
@@ -81,6 +82,10 @@ def test_an_edge_is_the_mixture_of_its_operations():
     wanted = sum(weights[j] * edge.operations[j](x) for j in range(8))
     torch.testing.assert_close(edge(x, weights, None), wanted)
     torch.testing.assert_close(edge(x, weights, 3), weights[3] * x)
+    largest, mean = F.max_pool2d(x, 3, 1, padding=1), F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 1)
+    inside = F.avg_pool2d(F.pad(torch.ones_like(x), (1, 1, 1, 1)), 3, 1)
+    for j, pooled in ((OPERATIONS.index("max_pool_3x3"), largest), (OPERATIONS.index("avg_pool_3x3"), mean / inside)):
+        torch.testing.assert_close(edge.operations[j](x), F.group_norm(pooled, 1))
 
 
 def test_the_mixture_is_a_softmax_of_alpha_in_both_cells():
@@ -133,8 +138,12 @@ def test_the_rule_of_the_genotype():
 
 
 def test_a_network_is_built_from_what_a_search_found():
+    torch.manual_seed(0)
     search = DartsSearch(**SMALL).build((1, 9, 9), 10)
     found = search.genotype()
+    assert found == genotype_of(search.alphas_normal, search.alphas_reduce, OPERATIONS, 2)
+    assert found.normal != found.reduce
+    assert DartsSearch(**SMALL | {"multiplier": 1}).build((1, 9, 9), 10).cells[0].concat == (3,)
     assert [source for _, source in found.normal[:2]] == [0, 1]
     problems: list[str] = []
     spec = build(Darts, {"genotype": to_plain(found), "channels": 4, "layers": 3}, "model", problems)
@@ -169,17 +178,21 @@ def test_drawing_an_operation():
     assert torch.equal(network(torch.ones(1, 1, 8, 8)), network(torch.ones(1, 1, 8, 8)))
 
 
-def test_a_low_temperature_sharpens_the_derivative_of_a_draw():
+def test_the_derivative_of_a_draw_is_that_of_a_softmax_at_the_temperature():
     network = DartsSearch(sampling="gumbel", **SMALL).build((1, 8, 8), 10)
-    spread = []
-    for tau in (0.05, 10.0):
+    found = []
+    for tau in (0.5, 10.0):
         network.tau.fill_(tau)
-        network.zero_grad()
+        alphas = network.alphas_normal
         torch.manual_seed(1)
-        torch.stack([weights[0] for weights, _ in network.weights()[0]]).sum().backward()
-        spread.append(network.alphas_normal.grad.abs().sum() * tau)
-    # p (1 - p) of a softmax that is nearly one-hot, and of one that is nearly flat.
-    assert spread[0] < 0.2 * spread[1]
+        drawn = torch.stack([weights for weights, _ in network.weights()[0]])
+        torch.manual_seed(1)
+        soft = ((alphas - torch.empty_like(alphas).exponential_().log()) / tau).softmax(dim=1)
+        assert torch.equal(drawn.argmax(dim=1), soft.argmax(dim=1))
+        slopes = [torch.autograd.grad(one[:, 0].sum(), alphas)[0] for one in (drawn, soft)]
+        torch.testing.assert_close(*slopes)
+        found.append(slopes[0])
+    assert (found[0] - found[1]).abs().max() > 0.01
 
 
 def digits(clients, each):

@@ -1,5 +1,7 @@
 """FedNAS: what one local search does, whom it looks at, what the server makes of it, and what it finds that FedAvg does not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,8 @@ from fedml_api import Classifier, Examples, Experiment, FedAvg, FederatedDataset
 from fedml_api.algorithms import FedNAS
 from fedml_api.model import DartsSearch
 from fedml_core.errors import ConfigError, TrainerError
-from fedml_core.federation import Client
-from fedml_core.trainer import Adaptive, Cosine, WeightDecay
+from fedml_core.federation import SGD, Client, WeightedMean
+from fedml_core.trainer import Cosine
 from tests.conftest import blobs
 
 STILL = LocalSGD(lr=1e-30)  # too little to change a float32
@@ -109,18 +111,19 @@ def test_the_second_order_is_not_the_first():
 
 def test_the_architectures_adam_is_torchs():
     data = alone(DATA, "c0")
-    local, still = LocalSGD(lr=1e-30, batch_size=4), LocalSGD(lr=0.1, transforms=(WeightDecay(0.3), Adaptive(beta1=0.5)))
-    algorithm = FedNAS(local, still, "first_order")
+    usual = FedNAS().architecture
+    algorithm = FedNAS(LocalSGD(lr=1e-30, batch_size=4), replace(usual, lr=0.1), "first_order")
     client = client_of(data, "c0")
     course = algorithm.algorithm.local.visits(client)
     model = Mixed()
-    optimizer = torch.optim.Adam([model.alphas], lr=0.1, betas=(0.5, 0.999), weight_decay=0.3)
+    optimizer = torch.optim.Adam([model.alphas], lr=0.1, betas=(0.5, 0.999), weight_decay=1e-3)
     for rows in torch.split(course.order, course.lengths)[::2]:
         batch = client.train.take(rows)
         optimizer.zero_grad()
         Squares().loss(model, batch).mean().backward()
         optimizer.step()
-    torch.testing.assert_close(run(algorithm, data).model.params["alphas"], model.alphas.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(run(algorithm, data).model.params["alphas"], model.alphas.detach(), rtol=1e-6, atol=1e-6)
+    assert usual.lr == 3e-4
 
 
 def test_with_an_architecture_that_stays_it_is_fedavg_on_the_training_split():
@@ -189,6 +192,9 @@ def test_weights_and_architecture_are_averaged():
         mean = (15 * first[name] + 18 * second[name]) / 33
         torch.testing.assert_close(together[name], mean, rtol=1e-5, atol=1e-6)
         assert (first[name] - second[name]).abs().max() > 0.01
+        half = run(replace(algorithm, server=SGD(lr=0.5), aggregator=WeightedMean(by="clients"))).model.params[name]
+        start = dict(Mixed().named_parameters())[name].detach()
+        torch.testing.assert_close(half, (start + (first[name] + second[name]) / 2) / 2, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("update", ["mixed", "first_order", "second_order"])
@@ -227,6 +233,7 @@ def test_clients_with_an_example_or_none():
     task = search(local=LocalSGD(batch_size=5))
     lengths = {id: task.visits(client_of(data, id)).lengths for id in sizes}
     assert lengths == {"none": [], "one": [], "two": [1, 1, 1], "many": [5, 5, 5, 1, 5, 1]}
+    assert [len(part) for part in search(validation=0.9).split(client_of(data, "two"))] == [1, 1]
     assert run(FedNAS(LocalSGD(batch_size=5)), data).last["test_loss"] > 0
 
 
