@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fedml_api.data import FederatedDataset
-from fedml_api.run.config import prepare, read_config
+from fedml_api.run.config import RunConfig, dump_config, prepare, read_config
 from fedml_api.run.experiment import simulate
 from fedml_api.run.plots import COLOURS
 from fedml_core import tree
@@ -105,13 +105,18 @@ def tested_on_all(data: FederatedDataset) -> FederatedDataset:
     return FederatedDataset(data.global_train, data.global_test, train, dict.fromkeys(train, everything), data.classes, data.name)
 
 
+def asked(name: str, overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """The configuration of a row, and its problems."""
+    return read_config(HERE / "config.yaml", [*ROWS[name], *overrides])
+
+
 def carry_out(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """One row: what was asked for, and the history of the run."""
-    one = prepare(*read_config(HERE / "config.yaml", [*ROWS[name], *overrides]))
+    one = prepare(*asked(name, overrides))
     one = replace(one, data=tested_on_all(one.data), algorithm=Weighed(one.algorithm))
     started = time.perf_counter()
     rows = simulate(one).history
-    return {"overrides": [*ROWS[name], *overrides], "rows": rows, "seconds": time.perf_counter() - started}
+    return {"config": dump_config(asked(name, overrides)[0]), "rows": rows, "seconds": time.perf_counter() - started}
 
 
 def table(found: Mapping[str, dict[str, Any]]) -> str:
@@ -158,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.rows:
         path = options.folder / f"{name.replace(',', '').replace(' ', '-')}.json"
         one = json.loads(path.read_text()) if path.exists() else None
-        if one is None or one["overrides"] != [*ROWS[name], *options.overrides]:
+        if one is None or one["config"] != dump_config(asked(name, options.overrides)[0]):
             one = carry_out(name, options.overrides)
             write_atomic(path, json.dumps(one))
         found[name] = one
