@@ -30,6 +30,8 @@ bench: $(VENV)/ready
 	$(RUN)/python -m benchmarks.overhead $(ARGS)
 	$(RUN)/python -m benchmarks.communication $(ARGS)
 	$(RUN)/python -m benchmarks.mqtt $(ARGS)
+	$(RUN)/python -m benchmarks.split
+	$(RUN)/python -m benchmarks.vertical
 	$(RUN)/python -m benchmarks.scaling $(ARGS)
 
 bench-gpu: $(VENV)/ready

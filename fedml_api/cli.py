@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     listing = command("list", list_command, "Show what there is to choose from, or the runs there are.")
     listing.add_argument("kind", choices=KINDS)
     listing.add_argument("--runs-folder", type=Path, default=Path("runs"))
+    _data_parser(command("data", data_command, "Show, check and fetch data sets.", json_format=False))
     plot = command("plot", plot_command, "Draw the curves of several runs in one picture.")
     plot.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     plot.add_argument("--output", type=Path, default=Path("curves.png"))
@@ -141,7 +142,7 @@ def _train(folder: RunFolder, experiment: Any, format: str) -> int:
     from rich.console import Console
     from rich.logging import RichHandler
 
-    from fedml_api.data import FederatedDataset
+    from fedml_api.data import FederatedData
     from fedml_api.data.picture import draw_clients
     from fedml_api.run.clients import newest_table
     from fedml_api.run.experiment import Observer, simulate
@@ -162,7 +163,7 @@ def _train(folder: RunFolder, experiment: Any, format: str) -> int:
         observers.append(TensorBoard(folder.path))
     with folder.locked():
         print(f"run folder: {folder.path}", file=sys.stderr)
-        if isinstance(experiment.data, FederatedDataset) and experiment.data.classes is not None:
+        if isinstance(experiment.data, FederatedData) and experiment.data.labelled:
             draw_clients(experiment.data, folder.path / "clients.png")
         try:
             result = simulate(experiment, observers, folder.checkpoints, config.checkpoint_every, folder.rows)
@@ -196,15 +197,19 @@ def list_command(options: argparse.Namespace) -> int:
         rows = [_run_row(folder) for folder in list_runs(options.runs_folder)]
     else:
         rows = _choices(options.kind)
-    if options.format == "json":
-        print(json.dumps(rows))
-        return 0
-    if not rows:
+    if not rows and options.format == "text":
         print(f"no {options.kind} in {options.runs_folder}" if options.kind == "runs" else f"no {options.kind}")
+    _print_rows(rows, options.format)
+    return 0
+
+
+def _print_rows(rows: list[dict[str, Any]], format: str) -> None:
+    if format == "json":
+        print(json.dumps(rows))
+        return
     widths = {key: max(len(str(row[key])) for row in rows) for key in (rows[0] if rows else ())}
     for row in rows:
         print("  ".join(str(value).ljust(widths[key]) for key, value in row.items()).rstrip())
-    return 0
 
 
 def _choices(kind: str) -> list[dict[str, Any]]:
@@ -229,6 +234,47 @@ def _run_row(folder: RunFolder) -> dict[str, Any]:
         "accuracy": round(tested[-1], 4) if tested else None,
         "sha256": result["sha256"] if result else None,
     }
+
+
+def _data_parser(data: argparse.ArgumentParser) -> None:
+    actions = data.add_subparsers(title="actions", required=True, metavar="ACTION", dest="action")
+    for name, text in {
+        "list": "Show all data sets, and which of them are on disk.",
+        "show": "Show the counts and shapes of a data set.",
+        "check": "Read every client of a data set, and compare training and test examples.",
+        "get": "Fetch the files of a data set; after an interruption, go on.",
+    }.items():
+        action = actions.add_parser(name, help=text, description=text)
+        action.add_argument("--format", choices=["text", "json"], default="text", help="how to print the result (default: text)")
+        action.add_argument("--data-folder", type=Path, default=Path("data"), help="where data sets lie (default: data)")
+        if name != "list":
+            action.add_argument("name", help="as `fedml data list` shows it")
+        if name in ("show", "check"):
+            action.add_argument("settings", nargs="*", metavar="key=value", help="change a setting, e.g. clients=100")
+            action.add_argument("--seed", type=int, default=0)
+
+
+def data_command(options: argparse.Namespace) -> int:
+    from fedml_api.run import data_commands
+
+    root = options.data_folder
+    match options.action:
+        case "list":
+            _print_rows(data_commands.list_data(root), options.format)
+            return 0
+        case "show":
+            found = data_commands.show_data(options.name, options.settings, root, options.seed)
+        case "check":
+            found = data_commands.check_data(options.name, options.settings, root, options.seed)
+        case _:
+            found = data_commands.get_data(options.name, root)
+    if options.format == "json":
+        print(json.dumps(found))
+        return 0
+    width = max(map(len, found))
+    for name, value in found.items():
+        print(f"{name:<{width}}  {', '.join(value) if isinstance(value, list) else value}")
+    return 0
 
 
 def plot_command(options: argparse.Namespace) -> int:

@@ -31,7 +31,7 @@ def run(command: list[str | Path], folder: Path) -> str:
 @pytest.fixture
 def copy(tmp_path):
     """A folder that looks like a fresh clone to a command, without its history."""
-    for name in ("experiments", "examples", "Makefile", "setup.py", "constraints.txt"):
+    for name in ("experiments", "examples", "Makefile", "setup.py", "constraints.txt", "requirements-data.txt"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from fedml_api.algorithms.fedavg import FedAvg
 from fedml_core import rng, tree
-from fedml_core.errors import ConfigError
 from fedml_core.federation import (
     SGD,
     Aggregator,
@@ -24,6 +23,7 @@ from fedml_core.federation import (
     LocalSGD,
     Mean,
     ServerOptimizer,
+    Setup,
     Visits,
     WeightedMean,
     algorithms,
@@ -192,16 +192,17 @@ class FedNAS(Composed):
         search = Search(self.local, self.architecture, self.update, self.lam, self.validation, self.names)
         return FedAvg(search, self.server, self.aggregator)
 
-    def init(self, model: ModelState) -> Tree:
+    def unfit(self, setup: Setup) -> list[str]:
+        model, found = ModelState.of(setup.module), []
         alphas = names_like(model, self.names) & model.params.keys()
         if len(alphas) in (0, len(model.params)):
-            raise ConfigError(
-                f"names = {list(self.names)}: {'all' if alphas else 'none'} of the model's parameters are like these, and there "
-                "must be an architecture beside weights; choose model=darts_search, or give the names of your own"
+            found.append(
+                f"names = {list(self.names)}: {'all' if alphas else 'none'} of the model's parameters are like these; there must "
+                "be an architecture beside weights: choose model=darts_search, or give the names of your own"
             )
         if self.temperature is not None and "tau" not in model.buffers:
-            raise ConfigError("temperature: the network draws nothing; choose sampling=gumbel, or leave the temperature out")
-        return self.algorithm.init(model)
+            found.append("temperature: the network draws nothing; choose model.sampling=gumbel, or leave the temperature out")
+        return found + super().unfit(setup)
 
     def round(self, state: Tree, cohort: Cohort) -> tuple[Tree, dict[str, Mean]]:
         if self.temperature is not None:

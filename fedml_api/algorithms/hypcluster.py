@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -9,7 +10,7 @@ from msgspec import Meta
 
 from fedml_api.algorithms.fedavg import FedAvg
 from fedml_core import tree
-from fedml_core.federation import Algorithm, Client, Cohort, Mean, Reply, Setup, Task, algorithms, merge_metrics, tasks
+from fedml_core.federation import Algorithm, Client, Cohort, Mean, Reply, Setup, Task, algorithms, merge_metrics, tasks, verdict
 from fedml_core.settings import settings
 from fedml_core.trainer import ModelState
 from fedml_core.tree import Tree
@@ -34,17 +35,16 @@ class Choose(Task):
     on: Literal["train", "test"] = "train"
 
     def __call__(self, client: Client, shared: Tree, own: Tree = None) -> Reply:
-        def found(number: int, on: str) -> dict[str, float]:
+        def found(number: int, on: str) -> Reply:
             client.seed_torch("evaluate")
             examples = client.train if on == "train" else client.test
-            return client.trainer.test(client.workspace.load(models[number]), examples) if len(examples) else {}
+            return verdict(client.trainer, client.workspace.load(models[number]), examples) if len(examples) else Reply({}, 0.0, {})
 
         models = [shared["model"], *shared["others"]]
-        losses = [found(number, "train").get("loss", 0.0) for number in range(len(models))]
+        losses = [found(number, "train").metrics.get("loss", Mean(0.0, 1.0)).value for number in range(len(models))]
         best = losses.index(min(losses))
-        count = len(client.train if self.on == "train" else client.test)
-        metrics = {name: Mean(value * count, count) for name, value in found(best, self.on).items()}
-        return Reply({"cluster": torch.tensor(best)}, float(count), metrics)
+        reply = found(best, self.on)
+        return replace(reply, value={"cluster": torch.tensor(best), **reply.value})
 
 
 @algorithms.register("hypcluster")

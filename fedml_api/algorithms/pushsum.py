@@ -31,7 +31,7 @@ from fedml_core.topology import Directed, Topology, uniform_out
 @algorithms.register("pushsum")
 @settings
 class PushSum(Decentralized):
-    """Stochastic gradient push, for directed topologies. Assran et al., ICML 2019, Algorithm 1; Nedic and Olshevsky, 2016.
+    """Stochastic gradient push, on directed graphs. Assran et al., ICML 2019, Algorithm 1; Nedic and Olshevsky, IEEE TAC 61, 2016.
 
         x_i <- x_i - lr g_i,   g_i = gradient of F_i at z_i, on a batch of client i's
         x_i <- sum_j P_ij x_j,   w_i <- sum_j P_ij w_j,   z_i = x_i / w_i             w_i = 1 in the beginning

@@ -15,7 +15,9 @@ from fedml_core.errors import ConfigError, RoundFailed
 from fedml_core.federation import (
     Algorithm,
     Client,
+    ClientRunner,
     Cohort,
+    Conversation,
     Dialogue,
     Evaluate,
     LocalSGD,
@@ -110,7 +112,7 @@ class Part:
         """One step along the gradients of sum(weights * outputs); its gradients at `inputs`."""
         found = unshared(gradients(outputs, weights, [*inputs, *self.work.params]))
         self._carry = self.local.step(self._carry, self._params, found[len(inputs) :], self._context)
-        return [grad.contiguous() for grad in found[: len(inputs)]]
+        return found[: len(inputs)]
 
     def learn(self, trainer: ModelTrainer, x: Tensor, labels: Batch) -> tuple[Tensor, Tensor]:
         """For the last layers, one step on a batch of which `x` arrives: its losses `[b]`, the gradient of their mean at `x`."""
@@ -139,11 +141,11 @@ class SplitSGD(Dialogue):
         {gradient: that of the mean loss at features} ->
                                                       <-        gradient at `smashed`
 
-    Every letter of the second kind needs the one before, and the next batch's first needs the last: with fewer of them a step
-    would be made with an old gradient.
+    Each of these four needs the one before, and the first of the next batch needs the last: a batch with fewer of them would be a
+    step along an old gradient.
 
-    `shared` holds the client's part of the joined `model`, and `letters`, of which those of a client are likenesses. The reply's
-    value are its layers after training, or nothing, if it `keeps` them as its private state.
+    `shared` holds the client's part of the joined `model`, and examples of no rows of the `letters` that are expected. The reply's
+    value are the client's layers after training, or nothing, if it `keeps` them as its private state.
     """
 
     local: LocalSGD
@@ -162,7 +164,7 @@ class SplitSGD(Dialogue):
         for batch in self.local.batches(client):
             labels = {name: column for name, column in batch.items() if name != "x"}
             smashed = lower(batch["x"])
-            letter = {"smashed": smashed.detach().contiguous()}
+            letter = {"smashed": smashed.detach()}
             if head is None:
                 gradient = yield from ask(letter | {"labels": labels})
             else:
@@ -203,18 +205,21 @@ class SplitSGD(Dialogue):
             passing = [smashed] if halves.head is None else [smashed, halves.upper(smashed)]
         if not all(isinstance(part, Tensor) for part in passing):
             raise ConfigError(f"cut = {self.cut}, head = {self.head}: layers there do not return a single tensor; cut elsewhere")
-        with_head = [{"smashed": passing[0][:0]}, {"gradient": passing[-1][:0]}]
-        without = [{"smashed": passing[0][:0], "labels": {name: column[:0] for name, column in columns.items()}}]
-        return {"model": halves.of_client(model), "letters": without if halves.head is None else with_head}
+        first, *others = [part[:0] for part in passing]
+        if halves.head is None:
+            letters = [{"smashed": first, "labels": {name: column[:0] for name, column in columns.items()}}]
+        else:
+            letters = [{"smashed": first}, *({"gradient": features} for features in others)]
+        return {"model": halves.of_client(model), "letters": letters}
 
     def unfit(self, setup: Setup) -> list[str]:
         """See `Algorithm`."""
-        try:
-            cut_at(setup.module, self.cut, self.head)
-        except ConfigError as error:
-            return error.problems
         if setup.trainer.imperative:
             return [f"{type(setup.trainer).__name__} overrides train(), which cannot be cut in two: write loss() instead"]
+        try:
+            self.shared(ModelState.of(setup.module), ClientRunner.of_server(setup, 0))
+        except ConfigError as error:
+            return error.problems
         return []
 
 
@@ -251,8 +256,20 @@ class Upper:
         """Of a client's examples, those whose losses were seen here."""
         return {"loss": Mean.of(self._losses[client])} if self._losses[client] else {}
 
-    def answer(self, client: str, letter: dict[str, Tree]) -> Tensor:
-        """What to say to a letter of `SplitSGD`, after a step of these layers if it needs one."""
+    def answers(self, conversation: Conversation, said: dict[str, Tree]) -> dict[str, Tensor]:
+        """What to say to these letters of `SplitSGD`, one after the other, after a step of these layers where one is due.
+
+        Labels that are none, say, make themselves known here: who writes what cannot be computed with is dismissed.
+        """
+        found = {}
+        for client, letter in said.items():
+            try:
+                found[client] = self._answer(client, letter)
+            except (RuntimeError, ValueError, IndexError) as error:
+                conversation.dismiss(client, f"its letter cannot be computed with: {error}")
+        return found
+
+    def _answer(self, client: str, letter: dict[str, Tree]) -> Tensor:
         self.server.seed_torch(f"answer {self._answers[client]} to {client}")
         self._answers[client] += 1
         if "labels" in letter:
@@ -261,7 +278,7 @@ class Upper:
         elif "smashed" in letter:
             self._entry = letter["smashed"].requires_grad_()
             self._features = self.part(self._entry.clone())
-            return self._features.detach().contiguous()
+            return self._features.detach()
         else:
             (gradient,) = self.part.follow(self._features, letter["gradient"], self._entry)
         return gradient
@@ -279,7 +296,8 @@ class Split(Algorithm):
 
     Both halves together take the steps of the joined network. The next client goes on with the layers that the last one has
     trained, which the server hands on (the paper's centralised mode); without `handover` each keeps its own, as private state, and
-    is judged with those below the server's layers. The joined model then has the client layers that it began with.
+    is judged with those below the server's layers. The joined model then has the client layers that it began with, and is not
+    evaluated: see `evaluate_clients`.
 
     The server sees the activations and labels of every example, and with `handover` each client's layers, which the next client
     sees as well. With `head` > 0 a client has the last layers too, and labels do not leave it (U-shaped: Poirot et al., Split
@@ -335,13 +353,17 @@ class Split(Algorithm):
         upper = Upper(self.task, model, server)
         with cohort.converse(self.task, self.task.shared(model, server)) as conversation:
             while said := conversation.hear():
-                conversation.say({client: upper.answer(client, letter) for client, letter in said.items()})
+                conversation.say(upper.answers(conversation, said))
             ((client, reply),) = conversation.replies()
         model = model.replaced(upper.trained)
         return model.replaced(reply.value) if self.handover else model, merge_metrics(upper.metrics(client), reply.metrics)
 
     def model(self, state: ModelState) -> ModelState:
         return state
+
+    @property
+    def server_has_model(self) -> bool:
+        return self.handover
 
     def judge(self) -> Task:
         return Evaluate(of=self.task)

@@ -25,10 +25,11 @@ class SplitFed(Algorithm):
                                                                     the server takes them in an order drawn anew
 
     v1 is FedAvg of the joined network, wherever it is cut; it differs if `local` clips, as in `Split`, and by the masks of dropout.
-    v2 costs the server the memory of one copy, and its layers take as many steps as there are batches.
+    v2 costs the server the memory of one copy, and its layers take as many steps as there are batches; with a `head` clients wait
+    for each other there, since nobody's features may be older than the step before.
 
-    Who sees what is as in `Split`, but that clients see the mean of all clients' layers, never one's own. A client that is lost is
-    left out of the means; what its batches have done to v2's one copy stays.
+    Who sees what is as in `Split`, but that clients see the mean of all clients' layers, not those of another. A client that is
+    lost is left out of the means; what its batches have done to v2's one copy stays.
 
     Args:
         cut, head, local: as in `Split`.
@@ -62,10 +63,11 @@ class SplitFed(Algorithm):
                 order = server.rng(f"order {batch}").permutation(list(said)).tolist() if one_copy else list(said)
                 answers = {}
                 for client in order:
-                    answers[client] = uppers[client].answer(client, said[client])
+                    answer = uppers[client].answers(conversation, {client: said[client]})
                     if one_copy and self.head:  # its gradient comes before anybody else's features are made
-                        conversation.say({client: answers.pop(client)})
-                        answers |= {id: uppers[id].answer(id, letter) for id, letter in conversation.hear(client).items()}
+                        conversation.say(answer)
+                        answer = uppers[client].answers(conversation, conversation.hear(client))
+                    answers |= answer
                 conversation.say(answers)
                 batch += 1
             replies = conversation.replies().gather()

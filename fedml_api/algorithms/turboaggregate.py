@@ -290,7 +290,9 @@ class TurboAggregate(Algorithm):
         D = sum_k n_k (w_k - w) / sum_k n_k          over those who entered: FedAvg, but for rounding
 
     Who entered: everyone who has written to the next group. Who is lost before that does not count; who is lost later does, and
-    what it had to pass on is recovered. (If its letters reached a part of that group only, they count where most of it has them.)
+    what it had to pass on is recovered. Who is lost while it writes may have reached a part of that group only, and has entered if
+    that is most of it. (If it is exactly half, the group has two sums, which give this one update away to the server: groups of odd
+    size are safe from that.)
     Who is lost while it trains has no place on the ring. If more than half of a group is lost, so is the sum: an error, after which
     an engine with devices tries the round again.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +32,7 @@ from fedml_core.federation import (
 from fedml_core.federation.intersection import Method, common_ids
 from fedml_core.federation.private_part import chosen
 from fedml_core.security.masking import Masks, unmasked
+from fedml_core.security.paillier import Columns, Weights
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch, Examples, LocalContext, ModelState
 from fedml_core.trainer.auc import auc
@@ -90,6 +91,10 @@ class Vertical(Algorithm):
         intersection: `x25519`, `hmac` or `plain`.
         masks: let the label holder see the sum of the other parties' outputs only; needs two others. They then cost 8 bytes
             instead of 4 per number, and are rounded to 2^-24.
+        encrypt: keep g from the other parties: they get the gradients of their weights, sum_i x_i g_i, with g under homomorphic
+            encryption (`fedml_core/security/paillier.py`). For logistic regression, in batches that are all of the same size
+            (`drop_last`) and have more examples than any party columns, or it could solve for g. It hides each g, not what such
+            sums tell over many rounds, and takes a processor some 50 milliseconds for each example.
         hand_in: after each round the server gets to see every party's part, to evaluate and to save them as one network. Otherwise
             they stay where they are, and only the clients' own judgement (`evaluate_clients`) tells how good they are: loss,
             metrics and AUC, at the label holder.
@@ -98,6 +103,7 @@ class Vertical(Algorithm):
     local: LocalSGD = LocalSGD()
     intersection: Method = "x25519"
     masks: bool = False
+    encrypt: bool = False
     hand_in: bool = True
 
     def unfit(self, setup: Setup) -> list[str]:
@@ -112,6 +118,8 @@ class Vertical(Algorithm):
                 f"algorithm.masks = true: with the parties {' and '.join(parties)} there is one beside the label holder, whose "
                 "outputs are the sum; masks hide something from three parties on"
             )
+        elif self.encrypt:
+            found += self._unfit_to_encrypt(setup.module)
         if setup.trainer.imperative:
             found.append(
                 f"{type(setup.trainer).__name__} overrides train(), a loop over one network in one place, which vertical learning "
@@ -119,13 +127,25 @@ class Vertical(Algorithm):
             )
         return found
 
+    def _unfit_to_encrypt(self, module: Any) -> Iterator[str]:
+        layers = list(module.bottoms.values())
+        if any(type(layer) is not nn.Linear or layer.bias is not None for layer in layers):
+            yield "algorithm.encrypt = true: for networks whose parts are matrices only: choose model=vertical_lr, or encrypt=false"
+            return
+        size, drop_last, widest = self.local.batch_size, self.local.drop_last, max(layer.in_features for layer in layers)
+        if size and (size <= widest or not drop_last):
+            yield (
+                f"algorithm.encrypt = true: from sums over a batch that is no larger than its {widest} columns a party could "
+                f"compute what is to be hidden; set local.batch_size to {widest + 1} at least, and local.drop_last to true"
+            )
+
     def init(self, model: ModelState) -> VerticalState:
         return VerticalState(model, False)
 
     def round(self, state: VerticalState, cohort: Cohort) -> tuple[VerticalState, dict[str, Mean]]:
         parties = _parties(state.model)
         _all_here(parties, cohort)
-        task = TrainTogether(self.local, self.intersection, self.masks, self.hand_in)
+        task = TrainTogether(self.local, self.intersection, self.masks, self.encrypt, self.hand_in)
         shared = {"parties": parties, "top": None if state.begun else _part(state.model, "top.")}
         own = {} if state.begun else {party: _part(state.model, f"bottoms.{party}.") for party in parties}
         replies = cohort.map(task, shared, own).gather()
@@ -159,6 +179,7 @@ class TrainTogether(Dialogue):
     local: LocalSGD
     intersection: Method
     masks: bool
+    encrypt: bool
     hand_in: bool
 
     def talk(self, client: Client, shared: Tree, own: Tree = None) -> Saying:
@@ -175,21 +196,41 @@ class TrainTogether(Dialogue):
         party.module.train()
         losses: list[Tensor] = []
         answer: Mapping[str, Tree] = {}
+        weights, columns = (yield from self._keys(party)) if self.encrypt else (None, None)
         for batch in self.local.batches(drawing, visits):
             if party.holds:
                 letters = yield Post(answer, wait=party.others)
                 loss, (*grads, back) = party.descend(batch, letters)
                 losses.append(loss)
                 answer = dict.fromkeys(party.others, back)
+                if weights is not None:
+                    sealed = weights.sealed(back)
+                    letters = yield Post(dict.fromkeys(party.others, sealed), wait=party.others)
+                    answer = {other: weights.opened(letters[other]) for other in party.others}
             else:
-                out = party.bottom(batch["x"])
+                with party.precisely():
+                    out = party.own(batch["x"])
                 letters = yield Post({party.holder: party.sealed(out)}, wait=[party.holder])
-                grads = gradients(out, party.back(letters, out), party.leaves)
+                if columns is None:
+                    grads = gradients(out, party.back(letters, out), party.leaves)
+                else:
+                    sums = columns.summed(letters[party.holder], batch["x"])
+                    letters = yield Post({party.holder: sums}, wait=[party.holder])
+                    grads = [columns.revealed(letters[party.holder]).to(out)]
             carry = self.local.step(carry, params, grads, context)
         yield Post(answer)
         metrics = {"loss": Mean.of(losses)} if party.holds else {}
         part = tree.clone(party.part)
         return Reply(part if self.hand_in else {}, float(len(mine)), metrics, replace(state, part=part))
+
+    def _keys(self, party: _Party) -> Generator[Post, Letters, tuple[Weights | None, Columns | None]]:
+        """What either side needs to compute under encryption, with keys for this round."""
+        if party.holds:
+            weights = Weights()
+            yield Post(dict.fromkeys(party.others, weights.public))
+            return weights, None
+        letters = yield Post(wait=[party.holder])
+        return None, Columns(letters[party.holder])
 
 
 @tasks.register("vertical_judge")
@@ -204,27 +245,24 @@ class JudgeTogether(Dialogue):
         party = yield from _Party.sit_down(client, shared, state, self.masks)
         party.module.eval()
         mine = client.test.subset(_rows(state.test, client.test, client.id))
-        sums: dict[str, float] = {}
-        scores: list[Tensor] = []
+        totals: list[Tensor] = []
         for batch in mine.batches(ROWS):
             with torch.no_grad():
-                out = party.bottom(batch["x"])
-            if not party.holds:
+                out = party.own(batch["x"])
+            if party.holds:
+                letters = yield Post(wait=party.others)
+                totals.append(party.total(out, letters))
+            else:
                 yield Post({party.holder: party.sealed(out)})
-                continue
-            letters = yield Post(wait=party.others)
-            with torch.no_grad(), party.precisely():
-                logits = party.module.top(party.total(out, letters))
-                found = {**client.trainer.metrics(lambda x, logits=logits: logits, batch)}
-                found["loss"] = client.trainer.loss(lambda x, logits=logits: logits, batch)
-            for name, values in found.items():
-                sums[name] = sums.get(name, 0.0) + float(per_example(values, batch, name).double().sum())
-            scores += [logits[:, 1] - logits[:, 0]] if logits.dim() == 2 and logits.shape[1] == 2 else []
-        count = len(mine)
-        metrics = {name: Mean(total, count) for name, total in sums.items()}
-        if scores:
-            metrics["auc"] = Mean(auc(torch.cat(scores), mine.all()["y"]) * count, count)
-        return Reply({}, float(count) if party.holds else 0.0, metrics)
+        if not totals:
+            return Reply({}, 0.0, {})
+        judged = Examples({**mine.all(), "x": torch.cat(totals)})
+        found = client.trainer.test(party.module.top, judged)
+        with torch.no_grad():
+            logits = party.module.top(judged.columns["x"])
+        if logits.dim() == 2 and logits.shape[1] == 2:
+            found["auc"] = auc(logits[:, 1] - logits[:, 0], judged.columns["y"])
+        return Reply({}, float(len(judged)), {name: Mean(value * len(judged), len(judged)) for name, value in found.items()})
 
 
 @dataclass(frozen=True)
@@ -276,13 +314,14 @@ class _Party:
         return self.client.workspace.module
 
     def precisely(self) -> AbstractContextManager[Any]:
-        """With the precision of the run."""
+        """With the precision in which the run trains."""
         return autocast(self.client.workspace.device, self.client.workspace.precision)
 
-    def bottom(self, x: Tensor) -> Tensor:
-        with self.precisely():
-            out: Tensor = self.module.bottoms[self.client.id](x)
-        return out
+    @property
+    def own(self) -> nn.Module:
+        """The party's part below the sum."""
+        bottom: nn.Module = self.module.bottoms[self.client.id]
+        return bottom
 
     def sealed(self, out: Tensor) -> Tensor:
         """What to send of the party's outputs."""
@@ -304,9 +343,9 @@ class _Party:
     def descend(self, batch: Batch, letters: Letters) -> tuple[Tensor, list[Tensor]]:
         """The losses `[b]` of a batch, and the gradients of their mean: of the label holder's part, and last of the sum."""
         work = self.client.workspace
-        total = self.total(self.bottom(batch["x"]), letters)
         with self.precisely():
-            losses = per_example(self.client.trainer.loss(lambda x: self.module.top(total), batch), batch)
+            total = self.total(self.own(batch["x"]), letters)
+            losses = per_example(self.client.trainer.loss(self.module.top, {**batch, "x": total}), batch)
         weights = work.mean_of(len(losses)).to(losses.dtype)
         return losses.detach(), gradients(losses, weights, [*self.leaves, total])
 
@@ -373,8 +412,9 @@ def _rows(ids: Tensor, examples: Examples, client: str) -> Tensor:
     """Where this party has these people."""
     if not len(ids):
         return torch.empty(0, dtype=torch.int64, device=ids.device)
+    own = examples.all()["id"]
     try:
-        return places(ids, examples.all()["id"])
+        return places(ids.to(own.device), own)
     except ValueError:
         raise DataError(
             f"client {client} no longer has all people that it had in common with the others: start the run anew"

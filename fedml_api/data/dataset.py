@@ -19,6 +19,7 @@ from fedml_core.errors import DataError
 from fedml_core.federation import ClientData
 from fedml_core.settings import Registry
 from fedml_core.trainer import Batch, Examples
+from fedml_core.trainer.trainers import VOID
 
 Parts = Mapping[str, np.ndarray]
 
@@ -43,8 +44,27 @@ class Dataset(ClientData, Protocol):
         ...
 
 
-class FederatedDataset:
-    """Examples spread over clients.
+class FederatedData(Dataset):
+    """Examples of one kind, spread over clients, in memory or not: `FederatedDataset` and `LazyDataset` are such."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> Mapping[str, int]:
+        """Number of training examples by client."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every example is of one class, so that there is something to count."""
+        labels = self.global_test.columns.get("y")
+        return self.classes is not None and labels is not None and labels.dim() == 1
+
+    @abstractmethod
+    def label_counts(self) -> np.ndarray:
+        """`[clients, classes]`: how many training examples of each class each client holds."""
+
+
+class FederatedDataset(FederatedData):
+    """Examples spread over clients, in columns that all of them share.
 
     Args:
         train: all training examples; `test`: the global test set, of the same columns.
@@ -111,7 +131,7 @@ class FederatedDataset:
 
     def label_counts(self) -> np.ndarray:
         """`[clients, classes]`: how many training examples of each class each client holds."""
-        if self.classes is None:
+        if not self.labelled or self.classes is None:
             raise DataError(f"data set '{self.name}' has no classes to count")
         labels = self.global_train.all()["y"]
         rows = [torch.bincount(labels[part], minlength=self.classes) for part in self._train_parts.values()]
@@ -195,6 +215,8 @@ def _problems(train: Examples, test: Examples, train_parts: _Rows, test_parts: _
                 yield f"client '{client}' has {what} rows from {low} to {high}; there are {len(examples)}"
         labels = examples.columns.get("y")
         if classes is not None and labels is not None and len(labels):
+            if labels.dim() > 2:  # of pixels, of which some have no class
+                labels = torch.where(labels == VOID, 0, labels)
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= classes:
                 yield f"{what} labels go from {low} to {high}; with {classes} classes they are 0 to {classes - 1}"
@@ -221,6 +243,10 @@ class DataSource(ABC):
         Raises:
             DataError: the files are absent (the message says how to get them) or malformed.
         """
+
+    def files(self, root: Path) -> Sequence[Path]:
+        """The files below `root` that are read; none where the data are drawn or lie in an installed package."""
+        return ()
 
 
 data_sources: Registry[DataSource] = Registry("data set", DataSource)

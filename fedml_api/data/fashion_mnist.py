@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from fedml_api.data.dataset import data_sources
-from fedml_api.data.idx import read_idx
+from fedml_api.data.idx import find_idx, read_images
 from fedml_api.data.mapped import identity, mapped
 from fedml_api.data.partitioned import PartitionedSource
 from fedml_core.errors import DataError
@@ -26,6 +24,11 @@ class FashionMnist(PartitionedSource):
     `x` in [0, 1], background 0. Xiao, Rasul and Vollgraf, arXiv 1708.07747, 2017.
     """
 
+    def files(self, root: Path) -> Sequence[Path]:
+        folders = (root / "fashion_mnist", SYSTEM_FOLDER)
+        names = [f"{half}-{what}-ubyte" for half in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
+        return [find_idx(name, folders) or folders[0] / f"{name}.gz" for name in names]
+
     def read(self, root: Path) -> tuple[Examples, Examples]:
         folders = (root / "fashion_mnist", SYSTEM_FOLDER)
         train, test = (
@@ -36,20 +39,12 @@ class FashionMnist(PartitionedSource):
 
 
 def _examples(image_file: Path, label_file: Path) -> Examples:
-    images, labels = read_idx(image_file), read_idx(label_file)
-    if images.dtype != np.uint8 or images.shape[1:] != (28, 28) or not len(images):
-        raise DataError(f"{image_file}: holds {images.dtype} {list(images.shape)}, not uint8 images of [n, 28, 28]")
-    if labels.dtype != np.uint8 or labels.shape != images.shape[:1] or labels.max() > 9:
-        raise DataError(f"{label_file}: not one label from 0 to 9 for each of the {len(images)} images in {image_file.name}")
-    x = torch.from_numpy(images).unsqueeze(1).to(torch.float32).div_(255)
-    return Examples({"x": x, "y": torch.from_numpy(labels).to(torch.int64)})
+    return read_images(image_file, label_file, classes=10)
 
 
 def _find(name: str, folders: tuple[Path, ...]) -> Path:
-    for folder in folders:
-        for path in (folder / f"{name}.gz", folder / name):
-            if path.is_file():
-                return path
+    if (found := find_idx(name, folders)) is not None:
+        return found
     raise DataError(
         f"Fashion-MNIST: no {name}.gz in {' or '.join(map(str, folders))}; run: apt-get install dataset-fashion-mnist, or put the "
         "four official files (train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, "

@@ -10,11 +10,14 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fedml_core.errors import DataError
+from fedml_core.trainer import Examples
 
 _types = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -46,3 +49,34 @@ def read_idx(path: Path) -> np.ndarray:
         fault = "truncated" if len(data) < expected else "oversized"
         raise DataError(f"{path}: {fault}: {len(data)} bytes, and the header promises {expected} for shape {list(shape)}")
     return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def find_idx(name: str, folders: Iterable[Path]) -> Path | None:
+    """The file of this name, gzipped or not, in the first of the folders that has it; some unpack it with a dot for a dash."""
+    dotted = name.replace("-idx", ".idx")
+    paths = (folder / found for folder in folders for found in (f"{name}.gz", name, f"{dotted}.gz", dotted))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def read_images(image_file: Path, label_file: Path, classes: int, first: int = 0, transposed: bool = False) -> Examples:
+    """Images of 28x28 pixels, as `x` float32 `[n, 1, 28, 28]` in [0, 1], and their classes, as `y` int64 `[n]` from 0.
+
+    Args:
+        first: the smallest label; `transposed`: whether the files have columns for rows.
+
+    Raises:
+        DataError: the files are not that.
+    """
+    images, labels = read_idx(image_file), read_idx(label_file)
+    if images.dtype != np.uint8 or images.shape[1:] != (28, 28) or not len(images):
+        raise DataError(f"{image_file}: holds {images.dtype} {list(images.shape)}, not uint8 images of [n, 28, 28]")
+    fits = labels.dtype == np.uint8 and labels.shape == images.shape[:1]
+    if not fits or labels.min() < first or labels.max() >= first + classes:
+        last = first + classes - 1
+        raise DataError(
+            f"{label_file}: not one label from {first} to {last} for each of the {len(images)} images in {image_file.name}"
+        )
+    if transposed:
+        images = np.ascontiguousarray(images.transpose(0, 2, 1))
+    x = torch.from_numpy(images).unsqueeze(1).to(torch.float32).div_(255)
+    return Examples({"x": x, "y": torch.from_numpy(labels.astype(np.int64) - first)})

@@ -11,10 +11,10 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from fedml_api.data.dataset import FederatedDataset
+from fedml_api.data.dataset import FederatedData
 
 
-def draw_clients(dataset: FederatedDataset, path: Path) -> None:
+def draw_clients(dataset: FederatedData, path: Path) -> None:
     """Save a PNG: above, how many training examples each client has; below, how they are spread over the classes.
 
     One column per client. A single hue from light to dark serves any number of classes and reads the same to the colour-blind;

@@ -50,6 +50,7 @@ class RemoteConversation(Conversation):
         self.id, self.name = new_id(), f"round {cohort.round + 1}"
         self.lost: list[str] = []
         self.letters: dict[str, deque[Tree]] = defaultdict(deque)
+        self._unread: deque[tuple[str, Tree]] = deque()
         self.through: dict[str, Mapping[str, int]] = {}
         self.arrived: dict[str, Reply] = {}
         self._announced: set[str] = set()
@@ -110,6 +111,9 @@ class RemoteConversation(Conversation):
         for client, letter in letters.items():
             self._write(SERVER, client, letter)
 
+    def dismiss(self, client: str, problem: str) -> None:
+        self._lose([client], problem)
+
     def replies(self) -> ClientValues:
         self._attend(lambda client: client not in self.arrived)
         replies = {client: self.arrived[client] for client in self.clients if client in self.arrived}
@@ -134,7 +138,8 @@ class RemoteConversation(Conversation):
         match message.payload:
             case {"from": str(sender), "to": str(recipient), "letter": letter} if self.places.get(sender) == message.sender:
                 if recipient == SERVER:
-                    self._hear(sender, tree.to(letter, self.session.device))
+                    # What is wrong with it may end the run, which the handler of a message cannot do.
+                    self._unread.append((sender, tree.to(letter, self.session.device)))
                 elif self.places.get(recipient) == SERVER:
                     self._here.deliver(sender, recipient, tree.to(letter, self.session.device))
             case {"from": str(sender), "wrote": dict(wrote)} if self.places.get(sender) == message.sender:
@@ -155,6 +160,8 @@ class RemoteConversation(Conversation):
         end = None if patience.deadline is None else time.monotonic() + patience.deadline
         while True:
             self._go_on_here()
+            while self._unread:
+                self._hear(*self._unread.popleft())
             if not (waited := [client for client in self.clients if client not in self.lost and silent(client)]):
                 return
             outcomes = self.inquiry.attend(QUIET)
@@ -227,7 +234,7 @@ class RemoteConversation(Conversation):
             return
         place = self.places[recipient]
         if place == SERVER:
-            self._here.deliver(sender, recipient, tree.clone(letter))
+            self._here.deliver(sender, recipient, tree.compact(letter))
         else:
             self._tell(place, "letter", {"from": sender, "to": recipient, "letter": letter})
 

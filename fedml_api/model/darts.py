@@ -7,10 +7,10 @@ stands a reduction cell: the operations on its inputs have stride 2, and the cha
 operations, and so have both reduction cells.
 
 Normalisation. The paper's is batch normalisation, in the search without scale and shift, which would undo what the mixture weighs.
-`norm: group`, the default here, normalises each example by itself, over groups of four channels, in the search without scale and
-shift as well. That suits federated training: clients with other classes have other statistics, whose average is nobody's; there are
-no buffers to average; and a client's examples stay apart, so that losses are per example and clients can be stacked. `norm: batch`
-is the paper's.
+The default here normalises each example by itself, over groups of four channels, in the search without scale and shift as well.
+That suits federated training: clients with other classes have other statistics, whose average is nobody's; there are no buffers to
+average; and a client's examples stay apart, so that losses are per example and clients can be stacked. The paper's is
+`norm: batch`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from fedml_api.model.model_spec import ModelSpec, Shape, models, outputs
+from fedml_api.model.norm import GroupNorm, Norm
 from fedml_core.settings import settings
 
 Kept = Literal["max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"]
 Operation = Literal["none", Kept]
-Norm = Literal["group", "batch"]
 Natural = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 # An operation, and the input or node that it is applied to.
@@ -131,10 +131,11 @@ class DartsSearch(_Cells):
     multiplier: Positive = 4
     stem: Positive = 3
     operations: tuple[Operation, ...] = OPERATIONS
-    norm: Norm = "group"
+    norm: Norm = GroupNorm(each=4)
     sampling: Literal["softmax", "gumbel"] = "softmax"
 
     def problems(self) -> Iterator[str]:
+        yield from self.norm.faults(self.channels)
         if self.multiplier > self.steps:
             yield f"multiplier = {self.multiplier}: a cell of {self.steps} steps has no more than {self.steps} nodes to join"
         if len(set(self.operations)) < max(len(self.operations), 2) or set(self.operations) == {"none"}:
@@ -161,7 +162,10 @@ class Darts(_Cells):
     channels: Positive = 36
     layers: Positive = 20
     stem: Positive = 3
-    norm: Norm = "group"
+    norm: Norm = GroupNorm(each=4)
+
+    def problems(self) -> Iterator[str]:
+        yield from self.norm.faults(self.channels)
 
     def build(self, shape: Shape, classes: int | None) -> nn.Module:
         found = GENOTYPES[self.genotype] if isinstance(self.genotype, str) else self.genotype
@@ -173,13 +177,6 @@ class Darts(_Cells):
 def _plan_of(edges: Sequence[Edge], norm: Norm) -> Plan:
     made = [(source, partial(operation_of, name, norm, True)) for name, source in edges]
     return [made[k : k + 2] for k in range(0, len(made), 2)]
-
-
-def norm_of(norm: Norm, channels: int, affine: bool) -> nn.Module:
-    """A normalisation layer; groups are of four channels, or all channels are one where four do not divide them."""
-    if norm == "batch":
-        return nn.BatchNorm2d(channels, affine=affine)
-    return nn.GroupNorm(1 if channels % 4 else channels // 4, channels, affine=affine)
 
 
 def operation_of(name: Operation, norm: Norm, affine: bool, channels: int, stride: int) -> nn.Module:
@@ -208,7 +205,7 @@ def _filter(channels: int, width: int, stride: int, dilation: int, norm: Norm, a
         nn.ReLU(),
         nn.Conv2d(channels, channels, width, stride, padding, dilation, groups=channels, bias=False),
         nn.Conv2d(channels, channels, 1, bias=False),
-        norm_of(norm, channels, affine),
+        norm(channels, affine),
     ]
 
 
@@ -230,7 +227,7 @@ class FactorizedReduce(nn.Module):
         super().__init__()
         self.even = nn.Conv2d(channels, new // 2, 1, 2, bias=False)
         self.odd = nn.Conv2d(channels, new - new // 2, 1, 2, bias=False)
-        self.norm = norm_of(norm, new, affine)
+        self.norm = norm(new, affine)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
@@ -252,7 +249,7 @@ class Mixture(nn.Module):
         made = [operation_of(name, norm, False, channels, stride) for name in operations]
         # What a pool returns is as large as its input; the other operations end in a normalisation, or change nothing.
         self.operations = nn.ModuleList(
-            nn.Sequential(one, norm_of(norm, channels, affine=False)) if "pool" in name else one
+            nn.Sequential(one, norm(channels, affine=False)) if "pool" in name else one
             for name, one in zip(operations, made, strict=True)
         )
 
@@ -304,7 +301,7 @@ class Cell(nn.Module):
 
 
 def _project(channels: int, new: int, norm: Norm, affine: bool) -> nn.Module:
-    return nn.Sequential(nn.ReLU(), nn.Conv2d(channels, new, 1, bias=False), norm_of(norm, new, affine))
+    return nn.Sequential(nn.ReLU(), nn.Conv2d(channels, new, 1, bias=False), norm(new, affine))
 
 
 class CellNetwork(nn.Module):
@@ -326,7 +323,7 @@ class CellNetwork(nn.Module):
     ) -> None:
         super().__init__()
         channels, before, halved, norm = spec.channels, spec.stem * spec.channels, False, spec.norm
-        self.stem = nn.Sequential(nn.Conv2d(colours, before, 3, padding=1, bias=False), norm_of(norm, before, affine=True))
+        self.stem = nn.Sequential(nn.Conv2d(colours, before, 3, padding=1, bias=False), norm(before))
         self.cells = nn.ModuleList()
         last = before
         for layer in range(spec.layers):

@@ -42,6 +42,9 @@ class GAN(ModelSpec):
         check_shape(self, shape)
         return Adversaries(shape, self.noise, self.hidden)
 
+    def labels(self, shape: Shape, classes: int | None) -> Shape | None:
+        return None
+
     def trainer(self) -> ModelTrainer:
         return Adversarial(self.balance)
 

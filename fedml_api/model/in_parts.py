@@ -169,6 +169,6 @@ class ResNetInParts(InPartsSpec):
         return self._residual([(16, blocks, 1), (32, blocks, 2), (64, blocks, 2)], classes)
 
     def _residual(self, sizes: list[tuple[int, int, int]], classes: int) -> nn.Module:
-        layers = stages(Bottleneck, 16, sizes, self.norm, projected)
+        layers = [block for stage in stages(Bottleneck, 16, sizes, self.norm, projected) for block in stage]
         head = nn.Linear(sizes[-1][0] * Bottleneck.widening, classes)
         return as_he_et_al(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head))

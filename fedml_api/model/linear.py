@@ -10,6 +10,7 @@ from torch import nn
 
 from fedml_api.model.model_spec import ModelSpec, Shape, models, outputs
 from fedml_core.settings import settings
+from fedml_core.trainer import ModelTrainer, Tagger
 
 
 @models.register("lr")
@@ -19,6 +20,25 @@ class LogisticRegression(ModelSpec):
 
     def build(self, shape: Shape, classes: int | None) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), outputs(self, shape, classes)))
+
+
+@models.register("lr_tags")
+@settings
+class TagRegression(ModelSpec):
+    """Logistic regression for each label by itself, of which an example may have any number.
+
+    Logits = W x + b of the flattened input; 5,000,500 parameters for the 10,000 words and 500 tags of Stack Overflow. Reddi et al.,
+    ICLR 2021, app. C.
+    """
+
+    def build(self, shape: Shape, classes: int | None) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), outputs(self, shape, classes)))
+
+    def labels(self, shape: Shape, classes: int | None) -> Shape | None:
+        return None if classes is None else (classes,)
+
+    def trainer(self) -> ModelTrainer:
+        return Tagger()
 
 
 @models.register("2nn")

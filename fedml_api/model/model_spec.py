@@ -10,7 +10,7 @@ from torch import nn
 from fedml_core.errors import ConfigError
 from fedml_core.federation import ClientData
 from fedml_core.settings import Registry
-from fedml_core.trainer import Classifier, ModelTrainer
+from fedml_core.trainer import Batch, Classifier, ModelTrainer
 
 Shape = tuple[int, ...]
 
@@ -20,9 +20,11 @@ class ModelSpec(ABC):
 
     Attributes:
         takes: in words, the inputs that `fits` accepts.
+        tokens: whether these are whole numbers, which stand for words and the like.
     """
 
     takes: ClassVar[str] = "inputs of at least one dimension"
+    tokens: ClassVar[bool] = False
 
     @classmethod
     def fits(cls, shape: Shape) -> bool:
@@ -40,6 +42,10 @@ class ModelSpec(ABC):
         Raises:
             ConfigError: the network does not fit the data; the message says which do.
         """
+
+    def labels(self, shape: Shape, classes: int | None) -> Shape | None:
+        """The shape of an example's `y`, for examples `x` of `shape`; None if it has no need of labels."""
+        return ()
 
     def trainer(self) -> ModelTrainer:
         """What the network is there for."""
@@ -72,3 +78,27 @@ def check_shape(spec: ModelSpec, shape: Shape) -> None:
         name = models.name_of(type(spec))
         fitting = ", ".join(other for other in models if models[other].fits(shape)) or "none"
         raise ConfigError(f"model '{name}' takes {spec.takes}, not x of shape {list(shape)}; models that fit: {fitting}")
+
+
+def check_columns(spec: ModelSpec, columns: Batch, classes: int | None) -> None:
+    """Before a network that fits the shape of `x` is trained.
+
+    Raises:
+        ConfigError: it is there for another kind of examples, or of labels.
+    """
+    if (fault := _fault(spec, columns, classes)) is not None:
+        shape = tuple(columns["x"].shape[1:])
+        others = {name: model() for name, model in models.items() if model.fits(shape)}
+        fitting = ", ".join(name for name, other in others.items() if _fault(other, columns, classes) is None) or "none"
+        raise ConfigError(f"model '{models.name_of(type(spec))}' {fault}; models that fit: {fitting}")
+
+
+def _fault(spec: ModelSpec, columns: Batch, classes: int | None) -> str | None:
+    """What is wrong with these columns for a network, or None."""
+    x, y = columns["x"], columns.get("y")
+    if spec.tokens == x.is_floating_point():
+        return f"takes {'tokens, which are whole' if spec.tokens else 'floating-point'} numbers, not x of {x.dtype}"
+    wanted, found = spec.labels(tuple(x.shape[1:]), classes), None if y is None else tuple(y.shape[1:])
+    if wanted is None or wanted == found:
+        return None
+    return f"learns y of shape {list(wanted)} for each example, " + ("and there is none" if found is None else f"not {list(found)}")

@@ -16,8 +16,8 @@ class Norm(ABC):
     """Makes the normalisation layers of a convolutional network."""
 
     @abstractmethod
-    def __call__(self, channels: int) -> nn.Module:
-        """A layer for `[b, channels, height, width]`."""
+    def __call__(self, channels: int, affine: bool = True) -> nn.Module:
+        """A layer for `[b, channels, height, width]`, with a scale and a shift for each channel if it is `affine`."""
 
     def faults(self, channels: int) -> Iterator[str]:
         """What is wrong with it in a network of which each layer has a multiple of `channels`."""
@@ -35,8 +35,8 @@ class BatchNorm(Norm):
     Running statistics are averaged over the clients, and are those of no client where these have different classes.
     """
 
-    def __call__(self, channels: int) -> nn.Module:
-        return nn.BatchNorm2d(channels)
+    def __call__(self, channels: int, affine: bool = True) -> nn.Module:
+        return nn.BatchNorm2d(channels, affine=affine)
 
 
 @norms.register("group")
@@ -45,14 +45,19 @@ class GroupNorm(Norm):
     """By the mean and the variance of each of `groups` groups of channels of one example: Wu and He, ECCV 2018.
 
     Without statistics to average, so that it does not suffer from clients of different classes: Hsieh et al., ICML 2020.
+
+    Args:
+        groups: how many; `each`: how many channels of each group, in place of that.
     """
 
     groups: Annotated[int, Meta(ge=1)] = 2
+    each: Annotated[int, Meta(ge=1)] | None = None
 
-    def __call__(self, channels: int) -> nn.Module:
-        return nn.GroupNorm(self.groups, channels)
+    def __call__(self, channels: int, affine: bool = True) -> nn.Module:
+        return nn.GroupNorm(channels // self.each if self.each else self.groups, channels, affine=affine)
 
     def faults(self, channels: int) -> Iterator[str]:
-        if channels % self.groups:
+        name, number = ("each", self.each) if self.each else ("groups", self.groups)
+        if channels % number:
             fitting = ", ".join(str(number) for number in range(1, channels + 1) if not channels % number)
-            yield f"norm.groups = {self.groups}: must divide {channels} channels. Allowed: {fitting}"
+            yield f"norm.{name} = {number}: must divide {channels} channels. Allowed: {fitting}"

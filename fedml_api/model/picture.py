@@ -24,9 +24,9 @@ COLOURS = {
 def draw_genotype(genotype: Genotype, path: Path, title: str = "") -> None:
     """Save a PNG: the normal cell above the reduction cell, each a graph from the two cells before it to its output.
 
-    Of operations that are written `3x3` the kernel is named; what is joined to make the output has a dotted line.
+    What is joined to make the output has a dotted line.
     """
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure = Figure(figsize=(11, 8), layout="constrained")
     above, below = figure.subplots(2, 1)
     _draw(above, genotype.normal, genotype.normal_concat, "normal cell")
     _draw(below, genotype.reduce, genotype.reduce_concat, "reduction cell")
@@ -36,49 +36,51 @@ def draw_genotype(genotype: Genotype, path: Path, title: str = "") -> None:
 
 
 def _draw(axes: Axes, edges: tuple[Edge, ...], concat: tuple[int, ...], title: str) -> None:
-    nodes = len(edges) // 2
-    # Inputs at the left, one above the other; nodes in a zigzag, so that edges past a node do not cross it; the output right.
-    places = [(0.0, 1.0), (0.0, -1.0), *((1.6 * (k + 1), 0.55 * (-1) ** k) for k in range(nodes))]
-    end = (1.6 * (nodes + 1), 0.0)
-    for k, (name, source) in enumerate(edges):
-        start, stop = places[source], places[2 + k // 2]
-        bend = 0.0 if stop[0] - start[0] < 2 else (0.25 if start[1] < 0 else -0.25)
-        twice = [edge[1] for edge in edges[k - k % 2 : k - k % 2 + 2]].count(source) == 2
-        bend += (0.2 if k % 2 else -0.2) if twice else 0.0
-        _arrow(axes, start, stop, bend, COLOURS[name], "-")
-        middle = (start[0] + stop[0]) / 2, (start[1] + stop[1]) / 2
-        lift = -bend * (stop[0] - start[0]) / 2
-        axes.text(
-            *(middle[0] + bend * (stop[1] - start[1]) / 2, middle[1] + lift),
-            name.replace("_", " "),
-            color=COLOURS[name],
-            fontsize=9,
-            ha="center",
-            va="center",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
-        )
+    nodes, wide = len(edges) // 2, 2.3
+    # The inputs at the left, one above the other, the output at the right, nodes in a zigzag between them.
+    places = [(0.0, 1.2), (0.0, -1.2), *((wide * (k + 1), 0.4 * (-1) ** k) for k in range(nodes))]
+    end = (wide * (nodes + 1), 0.0)
     for node in concat:
         _arrow(axes, places[node], end, 0.0, "#bbbbbb", ":")
+    for k, (name, source) in enumerate(edges):
+        start, stop = places[source], places[2 + k // 2]
+        apart = stop[0] - start[0]
+        # Edges past a node go round it: those of the upper input and of upper nodes above it, the others below.
+        bend = 0.0 if apart < 1.5 * wide else (-1 if start[1] > 0 else 1) * (0.12 + 0.06 * (k // 2))
+        if k % 2 and edges[k - 1][1] == source:
+            bend += 0.3
+        _arrow(axes, start, stop, bend, COLOURS[name], "-")
+        middle = ((start[0] + stop[0]) / 2, (start[1] + stop[1]) / 2)
+        axes.text(
+            middle[0] + bend * (stop[1] - start[1]) / 2,
+            middle[1] - bend * apart / 2,
+            name.replace("_", " "),
+            color=COLOURS[name],
+            fontsize=8.5,
+            ha="center",
+            va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        )
     labels = ["cell\nbefore last", "last\ncell", *map(str, range(1, nodes + 1)), "output"]
     for (x, y), label in zip([*places, end], labels, strict=True):
         axes.text(x, y, label, ha="center", va="center", fontsize=9, bbox={"boxstyle": "round", "facecolor": "#eef3f8"}, zorder=3)
     axes.set_title(title, fontsize=11)
-    axes.set(xlim=(-0.7, end[0] + 0.6), ylim=(-1.9, 1.9))
+    reach = 1.6 + 0.3 * max(nodes - 2, 0)
+    axes.set(xlim=(-0.7, end[0] + 0.6), ylim=(-reach, reach), aspect="equal")
     axes.axis("off")
 
 
 def _arrow(axes: Axes, start: tuple[float, float], stop: tuple[float, float], bend: float, colour: str, line: str) -> None:
-    axes.add_patch(
-        FancyArrowPatch(
-            start,
-            stop,
-            connectionstyle=f"arc3,rad={bend}",
-            arrowstyle="-|>",
-            mutation_scale=12,
-            shrinkA=18,
-            shrinkB=14,
-            color=colour,
-            linestyle=line,
-            linewidth=1.5,
-        )
+    arrow = FancyArrowPatch(
+        start,
+        stop,
+        connectionstyle=f"arc3,rad={bend}",
+        arrowstyle="-|>",
+        mutation_scale=12,
+        shrinkA=14,
+        shrinkB=12,
+        color=colour,
+        linestyle=line,
+        linewidth=1.5,
     )
+    axes.add_patch(arrow)

@@ -1,15 +1,53 @@
-"""The recurrent language model that the field measures itself on."""
+"""The recurrent language models that the field measures itself on."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 from torch import Tensor, nn
 
 from fedml_api.model.model_spec import ModelSpec, Shape, models, outputs
 from fedml_core.settings import settings
-from fedml_core.trainer import ModelTrainer, NextToken
+from fedml_core.trainer import Classifier, ModelTrainer, NextToken
+
+
+@models.register("lstm_chars")
+@settings
+class CharLSTM(ModelSpec):
+    """Next-character LSTM of the FedAvg paper: 820,522 parameters for 90 characters.
+
+    embedding 8 -> two layers of LSTM 256 -> dense over the characters. Takes token numbers `[b, t]`. McMahan et al., AISTATS 2017,
+    sec. 3; with 90 characters and a logit for each at every position it is that of Reddi et al., ICLR 2021, app. C.
+
+    Args:
+        predicts: the character after `every` position, logits `[b, t, characters]`; or the one after the `last`, `[b, characters]`.
+        special: tokens that are no characters, for `word_accuracy`; see `NextToken`.
+    """
+
+    takes: ClassVar[str] = "sequences [time] of token numbers"
+    tokens: ClassVar[bool] = True
+    embedding: Annotated[int, Meta(ge=1)] = 8
+    hidden: Annotated[int, Meta(ge=1)] = 256
+    layers: Annotated[int, Meta(ge=1)] = 2
+    predicts: Literal["every", "last"] = "every"
+    special: tuple[int, ...] = ()
+
+    @classmethod
+    def fits(cls, shape: Shape) -> bool:
+        return len(shape) == 1
+
+    def build(self, shape: Shape, classes: int | None) -> nn.Module:
+        characters = outputs(self, shape, classes)
+        recurrent = one_bias(nn.LSTM(self.embedding, self.hidden, self.layers, batch_first=True))
+        head = nn.Linear(self.hidden, characters)
+        return _Recurrent(nn.Embedding(characters, self.embedding), recurrent, head, self.predicts == "last")
+
+    def labels(self, shape: Shape, classes: int | None) -> Shape | None:
+        return shape if self.predicts == "every" else ()
+
+    def trainer(self) -> ModelTrainer:
+        return NextToken(self.special) if self.predicts == "every" else Classifier()
 
 
 @models.register("lstm_words")
@@ -19,34 +57,50 @@ class WordLSTM(ModelSpec):
 
     embedding 96 -> LSTM 670 -> dense 96 -> dense over the words. Takes token numbers `[b, t]`, returns logits `[b, t, words]`.
     Reddi et al., ICLR 2021, app. C.
+
+    Args:
+        special: tokens that are no words, for `word_accuracy`; see `NextToken`.
     """
 
     takes: ClassVar[str] = "sequences [time] of token numbers"
+    tokens: ClassVar[bool] = True
     embedding: Annotated[int, Meta(ge=1)] = 96
     hidden: Annotated[int, Meta(ge=1)] = 670
+    special: tuple[int, ...] = ()
 
     @classmethod
     def fits(cls, shape: Shape) -> bool:
         return len(shape) == 1
 
     def build(self, shape: Shape, classes: int | None) -> nn.Module:
-        return _WordLSTM(outputs(self, shape, classes), self.embedding, self.hidden)
+        words = outputs(self, shape, classes)
+        recurrent = one_bias(nn.LSTM(self.embedding, self.hidden, batch_first=True))
+        head = nn.Sequential(nn.Linear(self.hidden, self.embedding), nn.Linear(self.embedding, words))
+        return _Recurrent(nn.Embedding(words, self.embedding), recurrent, head)
+
+    def labels(self, shape: Shape, classes: int | None) -> Shape | None:
+        return shape
 
     def trainer(self) -> ModelTrainer:
-        return NextToken()
+        return NextToken(self.special)
 
 
-class _WordLSTM(nn.Module):
-    def __init__(self, words: int, embedding: int, hidden: int) -> None:
+def one_bias(lstm: nn.LSTM) -> nn.LSTM:
+    """The layer with one bias instead of torch's two, which do the same: the papers' models have one."""
+    for name, param in lstm.named_parameters():
+        if name.startswith("bias_hh"):
+            nn.init.zeros_(param).requires_grad_(False)
+    return lstm
+
+
+class _Recurrent(nn.Module):
+    """Tokens `[b, t]` to logits at every position, or at the last alone."""
+
+    def __init__(self, embed: nn.Embedding, lstm: nn.LSTM, head: nn.Module, last: bool = False) -> None:
         super().__init__()
-        self.embed = nn.Embedding(words, embedding)
-        self.lstm = nn.LSTM(embedding, hidden, batch_first=True)
-        # torch adds two biases where one does the same; the paper's model has one.
-        nn.init.zeros_(self.lstm.bias_hh_l0).requires_grad_(False)
-        self.narrow = nn.Linear(hidden, embedding)
-        self.words = nn.Linear(embedding, words)
+        self.embed, self.lstm, self.head, self.last = embed, lstm, head, last
 
     def forward(self, x: Tensor) -> Tensor:
         states, _ = self.lstm(self.embed(x))
-        logits: Tensor = self.words(self.narrow(states))
+        logits: Tensor = self.head(states[:, -1] if self.last else states)
         return logits

@@ -15,6 +15,7 @@ from fedml_api.algorithms import FedAvg
 from fedml_api.data import DataSource, Mnist5k
 from fedml_api.distributed import Loopback, Mpi  # noqa: F401 (registers)
 from fedml_api.model import ModelSpec, ReddiCNN
+from fedml_api.model.model_spec import check_columns
 from fedml_api.run.experiment import Experiment
 from fedml_api.standalone import Standalone
 from fedml_core import rng
@@ -76,20 +77,20 @@ def read_config(path: Path, overrides: list[str]) -> tuple[RunConfig, list[str]]
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values, not a {type(data).__name__}")
     problems: list[str] = []
-    for override in overrides:
-        problems += _override(data, override)
+    for setting in overrides:
+        problems += override(data, setting)
     return build(RunConfig, data, "", problems, RunConfig()), problems
 
 
-def _override(data: dict[str, Any], override: str) -> list[str]:
+def override(data: dict[str, Any], setting: str) -> list[str]:
     """Set `a.b.c=value` in nested mappings; what is wrong with it, if anything."""
-    key, equals, text = override.partition("=")
+    key, equals, text = setting.partition("=")
     if not equals or not key:
-        return [f"override '{override}': must be key=value, e.g. algorithm.local.lr=0.1"]
+        return [f"override '{setting}': must be key=value, e.g. algorithm.local.lr=0.1"]
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        return [f"override '{override}': the value is not YAML; put it in quotes"]
+        return [f"override '{setting}': the value is not YAML; put it in quotes"]
     *path, last = key.split(".")
     for step in path:
         inner = data.get(step)
@@ -143,6 +144,8 @@ def prepare(config: RunConfig, problems: list[str]) -> Experiment:
             shape = tuple(data.global_test.columns["x"].shape[1:])
             model = config.model.fitted(data)
             module = attempt(model.build, shape, data.classes)
+        if module is not None:
+            attempt(check_columns, model, data.global_test.columns, data.classes)
     if data is None or module is None:
         raise ConfigError(problems + ([] if "device" in faulty else device_problems(config.device)))
     experiment = Experiment(

@@ -16,7 +16,7 @@ from torch import nn
 from fedml_api.algorithms import FedAvg
 from fedml_api.data.dataset import Dataset
 from fedml_api.run.checkpoint import Checkpoints
-from fedml_api.run.clients import Table, judge, spread
+from fedml_api.run.clients import Table, judge
 from fedml_api.standalone import Standalone
 from fedml_core import rng, tree
 from fedml_core.devices import device_problems
@@ -87,8 +87,7 @@ class Experiment:
                 f"clients_per_round = {self.clients_per_round}: data set '{self.data.name}' has only {clients} clients; "
                 f"lower clients_per_round to at most {clients}, or spread the data over more clients"
             )
-        tested = self.engine.brings_clients or any(len(self.data.test(id)) for id in self.data.client_ids)
-        if self.evaluate_clients > 0 and not tested:
+        if self.evaluate_clients > 0 and not self.engine.brings_clients and not any(map(self._tests, self.data.client_ids)):
             found.append(
                 f"evaluate_clients = {self.evaluate_clients}: no client of data set '{self.data.name}' has test examples; "
                 "give it test_parts, or leave evaluate_clients at 0"
@@ -97,6 +96,9 @@ class Experiment:
             found.append(f"precision = '{self.precision}': must be one of {', '.join(PRECISIONS)}")
         about = Setup(self.trainer, self.model, self.data, self.seed, torch.device("cpu"), clients_per_round=self.clients_per_round)
         return found + device_problems(self.device) + self.engine.unfit() + self.algorithm.unfit(about)
+
+    def _tests(self, client: str) -> int:
+        return len(self.data.test(client))
 
 
 @dataclass(frozen=True)
@@ -196,10 +198,10 @@ def simulate(
             if last or (round + 1) % experiment.evaluate_every == 0:
                 row |= evaluate(state)
             if experiment.evaluate_clients and (last or (round + 1) % experiment.evaluate_clients == 0):
-                table = judge(algorithm, state, session, round + 1)
-                row |= spread(table)
+                verdicts = judge(algorithm, state, session, round + 1, setup)
+                row |= verdicts.spread()
                 for observer in observers:
-                    observer.on_clients(round + 1, table)
+                    observer.on_clients(round + 1, verdicts.table)
             _check(row)
             rows.append(row)
             for observer in observers:

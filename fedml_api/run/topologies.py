@@ -60,7 +60,7 @@ def _draw_graph(axes: Axes, graph: Graph, matrix: np.ndarray) -> None:
         )
         axes.add_patch(link)
     heard = _heard(matrix)
-    axes.scatter(*at.T, s=14 * size * np.sqrt(nodes * heard), color=COLOURS[0], zorder=2)
+    axes.scatter(*at.T, s=14 * size * nodes * heard, color=COLOURS[0], zorder=2)
     for node in range(nodes) if nodes <= NUMBERED else ():
         axes.text(*at[node], str(node), color="white", ha="center", va="center", fontsize=7, zorder=3)
     axes.set_xlim(-1.2, 1.2)

@@ -210,7 +210,7 @@ class StandaloneConversation(Conversation):
 
     def say(self, letters: Mapping[str, Tree]) -> None:
         for id, letter in letters.items():
-            self.talks.deliver(SERVER, id, tree.clone(letter))
+            self.talks.deliver(SERVER, id, tree.compact(letter))
 
     def replies(self) -> ClientValues:
         self._run(lambda id: True)

@@ -6,7 +6,7 @@ from fedml_core.federation.client import Client, Mean, Replies, Reply, Task, Wor
 from fedml_core.federation.cohort import ClientValues, Cohort, Gathered, Spoken
 from fedml_core.federation.dialogue import SERVER, Conversation, Dialogue, Letters, Post, Saying, ask
 from fedml_core.federation.engine import ClientData, Engine, Session, Setup, engines
-from fedml_core.federation.evaluate import CountExamples, Evaluate
+from fedml_core.federation.evaluate import CountExamples, Evaluate, verdict
 from fedml_core.federation.full_gradient import FullGradient
 from fedml_core.federation.gossip import FromOwn, Gossip, GossipLinks, GossipNode, gossip_links
 from fedml_core.federation.local_update import Around, LocalSGD, LocalUpdate, Visits, local_updates, model_of
@@ -80,4 +80,5 @@ __all__ = [
     "server_optimizers",
     "shapes",
     "tasks",
+    "verdict",
 ]

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from fedml_core.communication.message import SERVER
-from fedml_core.errors import ConfigError
+from fedml_core.errors import CommunicationError, ConfigError
 from fedml_core.federation.client import Client, Reply, Task
 from fedml_core.tree import Tree
 
@@ -89,6 +89,14 @@ class Conversation(ABC):
     @abstractmethod
     def say(self, letters: Mapping[str, Tree]) -> None:
         """Write to clients; to those that are through or lost nothing is sent."""
+
+    def dismiss(self, client: str, problem: str) -> None:
+        """Go on without a client whose letter cannot be worked with: it is lost, as if the engine had not taken the letter.
+
+        Raises:
+            CommunicationError: none may be lost here.
+        """
+        raise CommunicationError(f"client {client}: {problem}")
 
     @abstractmethod
     def replies(self) -> ClientValues:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Literal
 
+from torch import nn
+
 from fedml_core.federation.client import Client, Mean, Reply, Task, tasks
 from fedml_core.federation.local_update import LocalUpdate, model_of
 from fedml_core.settings import settings
+from fedml_core.trainer import Examples, ModelTrainer
 from fedml_core.tree import Tree
 
 
 @tasks.register("evaluate")
 @settings
 class Evaluate(Task):
-    """Loss and metrics of a model on the client's own examples, as metrics of the reply; its value is empty.
+    """Loss and metrics of a model on the client's own examples; see `verdict`.
 
     Args:
         of: the task whose `personal` model is meant; the server's model if none is given.
@@ -33,8 +36,20 @@ class Evaluate(Task):
         if not len(examples):
             return Reply({}, 0.0, {})
         client.seed_torch("evaluate")
-        found = client.trainer.test(client.workspace.load(model), examples)
-        return Reply({}, float(len(examples)), {name: Mean(value * len(examples), len(examples)) for name, value in found.items()})
+        return verdict(client.trainer, client.workspace.load(model), examples)
+
+
+def verdict(trainer: ModelTrainer, module: nn.Module, examples: Examples) -> Reply:
+    """What `trainer` finds of `module` on `examples`: means as metrics, and in the value the `sums` that it makes others of.
+
+    A trainer with a `test` of its own, which returns numbers, has means only.
+    """
+    count = len(examples)
+    if type(trainer).test is ModelTrainer.test:
+        totals, sums = trainer.tally(module, examples)
+    else:
+        totals, sums = {name: value * count for name, value in trainer.test(module, examples).items()}, {}
+    return Reply({"sums": sums} if sums else {}, float(count), {name: Mean(total, count) for name, total in totals.items()})
 
 
 @tasks.register("count_examples")

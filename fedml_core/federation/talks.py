@@ -116,7 +116,7 @@ class Talks:
             for recipient, letter in post.to.items():
                 speaker.wrote[recipient] += 1
                 # Whoever writes may go on to write into the same memory.
-                self._send(name, recipient, tree.clone(letter))
+                self._send(name, recipient, tree.compact(letter))
 
     def _send(self, sender: str, recipient: str, letter: Tree) -> None:
         if recipient in self._speakers:

@@ -243,8 +243,8 @@ class Directed(Topology):
 class Exponential(Topology):
     """Node i sends to i + 1, i + 2, i + 4, ... around the circle; `one_peer`: in every round to one of them, in turn.
 
-    Assran et al., ICML 2019, section 5.1 and appendix A. Where the number of nodes is a power of two, one turn of the latter with
-    weights of one half makes everybody's value the exact mean.
+    The directed exponential graph of Assran et al., ICML 2019. Where the number of nodes is a power of two, one turn of the latter
+    with weights of one half makes everybody's value the exact mean.
     """
 
     one_peer: bool = True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fedml_core.trainer import metrics
+
 
 def auc(scores: Tensor, labels: Tensor) -> float:
     """How often an example of class 1 scores higher than one of class 0, ties counted half: the Mann-Whitney statistic.
@@ -19,8 +21,6 @@ def auc(scores: Tensor, labels: Tensor) -> float:
     """
     positive = labels.to(torch.bool)
     distinct, place = scores.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-    with_score = torch.bincount(place[positive], minlength=len(distinct)).double()
-    without = torch.bincount(place[~positive], minlength=len(distinct)).double()
-    below = without.cumsum(0) - without
-    pairs = with_score.sum() * without.sum()
-    return float((with_score * (below + without / 2)).sum() / pairs) if pairs else float("nan")
+    counts = [torch.bincount(place[of], minlength=len(distinct)) for of in (~positive, positive)]
+    found = metrics.auc(torch.stack(counts))
+    return float("nan") if found is None else found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from fedml_core import tree
 from fedml_core.errors import TrainerError
 from fedml_core.trainer.examples import Batch, Examples
+from fedml_core.trainer.metrics import by_class, confusion, ratio
 
 Model = Callable[..., Tensor]
 # Rows of an evaluation's first batch, and the most of any; bytes that the widest layer may return, for a CPU's cache and elsewhere.
@@ -40,6 +42,18 @@ class ModelTrainer:
         """Values by name, each of shape `[b]`; their mean over examples is what is reported."""
         return {}
 
+    def sums(self, model: Model, batch: Batch, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What metrics that are no means over examples are made of: sums over the batch, by name, of any shape.
+
+        `found` is what `loss` and `metrics` have returned for the batch. Sums of batches, and of clients, are added, so that what
+        `finish` makes of them is the same whoever holds which examples.
+        """
+        return {}
+
+    def finish(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """The metrics that `sums` is there for, from sums over all examples, float64."""
+        return {}
+
     def train(self, model: nn.Module, batches: Iterator[Batch]) -> None:
         """Optional: train `model` in place over `batches`, one pass: they are those of all epochs of this client and round.
 
@@ -48,20 +62,30 @@ class ModelTrainer:
         raise NotImplementedError
 
     def test(self, model: nn.Module, examples: Examples, batch_size: int | None = None) -> dict[str, float]:
-        """Mean loss and metrics of `model` over `examples`, in evaluation mode and without gradients.
+        """Loss and metrics of `model` over `examples`, in evaluation mode and without gradients.
 
         Args:
             batch_size: rows at a time; if not given, as many as suit the cache, judged by what the layers make of the first rows.
         """
+        totals, sums = self.tally(model, examples, batch_size)
+        return {name: total / len(examples) for name, total in totals.items()} | (self.finish(sums) if sums else {})
+
+    def tally(
+        self, model: nn.Module, examples: Examples, batch_size: int | None = None
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """What `test` finds before it divides: the sums of loss and metrics over `examples`; and those of `sums`, float64."""
         if not len(examples):
             raise TrainerError("there are no examples to test on: give the data set a test set")
+        totals: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
 
         def add(batch: Batch) -> None:
             once = Once(model)
-            for name, value in {**self.metrics(once, batch), "loss": self.loss(once, batch)}.items():
-                total = per_example(value, batch, name).double().sum()
-                sums[name] = sums[name] + total if name in sums else total
+            found = {**self.metrics(once, batch), "loss": self.loss(once, batch)}
+            for name, value in found.items():
+                _add(totals, name, per_example(value, batch, name).double().sum())
+            for name, value in self.sums(once, batch, found).items():
+                _add(sums, name, value.double())
 
         training = model.training
         model.eval()
@@ -77,7 +101,7 @@ class ModelTrainer:
                     add(batch)
         finally:
             model.train(training)
-        return {name: float(total) / len(examples) for name, total in sums.items()}
+        return {name: float(total) for name, total in totals.items()}, sums
 
     @property
     def imperative(self) -> bool:
@@ -95,6 +119,10 @@ def per_example(values: Tensor, batch: Batch, name: str = "loss") -> Tensor:
         f"{name} must have one value per example, a tensor of shape [{rows}]; got {got}. "
         "Drop the mean (reduction='none'), and average each example's own terms, if it has several."
     )
+
+
+def _add(totals: dict[str, Tensor], name: str, value: Tensor) -> None:
+    totals[name] = totals[name] + value if name in totals else value
 
 
 @contextmanager
@@ -139,21 +167,55 @@ class Once:
 
 
 class Classifier(ModelTrainer):
-    """Cross entropy and accuracy of a network that maps `x` to logits `[b, classes]`, against labels `y` `[b]`."""
+    """Cross entropy and accuracy of a network that maps `x` to logits `[b, classes]`, against labels `y` `[b]`.
+
+    Args:
+        top: also report, for each of these k, how often the label is among the k highest logits, as `top5`.
+        macro: also report precision, recall and F1 as means over classes (`metrics.by_class`).
+    """
+
+    top: tuple[int, ...] = ()
+    macro: bool = False
+
+    def __init__(self, top: Sequence[int] = (), macro: bool = False) -> None:
+        self.top, self.macro = tuple(top), macro
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         return F.cross_entropy(model(batch["x"]), batch["y"], reduction="none")
 
     def metrics(self, model: Model, batch: Batch) -> dict[str, Tensor]:
-        return {"accuracy": (model(batch["x"]).argmax(dim=1) == batch["y"]).float()}
+        logits, labels = model(batch["x"]), batch["y"]
+        found = {"accuracy": (logits.argmax(dim=1) == labels).float()}
+        if self.top:
+            higher = (logits > logits.gather(1, labels.unsqueeze(1))).sum(dim=1)
+            found |= {f"top{k}": (higher < k).float() for k in self.top}
+        return found
+
+    def sums(self, model: Model, batch: Batch, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        if not self.macro:
+            return {}
+        logits = model(batch["x"])
+        return {"confusion": confusion(logits.argmax(dim=1), batch["y"], logits.shape[1])}
+
+    def finish(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        return by_class(sums["confusion"])
 
 
 class NextToken(ModelTrainer):
     """Cross entropy and accuracy of a network that maps token numbers `x` `[b, t]` to logits `[b, t, tokens]`.
 
     An example is a sequence with targets `y` `[b, t]`; its loss and its accuracy are means over those targets that are not 0, which
-    stands for padding.
+    stands for padding. Over all of these targets, long sequences counting more, are `token_accuracy` and `perplexity`, the
+    exponential of their mean cross entropy; `word_accuracy` is over those that are no `special` tokens either.
+
+    Args:
+        special: tokens that stand for no word, such as the beginning and the end of a sentence or an unknown word; -1 is the last.
     """
+
+    special: tuple[int, ...] = ()
+
+    def __init__(self, special: Sequence[int] = ()) -> None:
+        self.special = tuple(special)
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         logits, targets = model(batch["x"]), batch["y"]
@@ -162,6 +224,25 @@ class NextToken(ModelTrainer):
 
     def metrics(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         return {"accuracy": _mean_of_targets((model(batch["x"]).argmax(dim=2) == batch["y"]).float(), batch["y"])}
+
+    def sums(self, model: Model, batch: Batch, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        targets = batch["y"]
+        tokens = (targets != 0).sum(dim=1)
+        sums = {"tokens": tokens.sum(), "loss": (found["loss"].double() * tokens).sum()}
+        # Accuracies are whole numbers divided by whole numbers.
+        sums["hits"] = (found["accuracy"].double() * tokens).round().sum()
+        if self.special:
+            logits = model(batch["x"])
+            words = targets != 0
+            for token in self.special:
+                words = words & (targets != token % logits.shape[2])
+            sums |= {"words": words.sum(), "word_hits": (words & (logits.argmax(dim=2) == targets)).sum()}
+        return sums
+
+    def finish(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        mean = ratio(sums["loss"], sums["tokens"])
+        found = {"token_accuracy": ratio(sums["hits"], sums["tokens"]), "perplexity": math.exp(mean) if mean < 700 else math.inf}
+        return found | ({"word_accuracy": ratio(sums["word_hits"], sums["words"])} if self.special else {})
 
 
 def _mean_of_targets(values: Tensor, targets: Tensor) -> Tensor:

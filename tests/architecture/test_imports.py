@@ -14,8 +14,10 @@ BACKENDS = {
     "mpi.py": {"mpi4py"},
     "mqtt.py": {"paho"},
     "broker.py": {"amqtt"},
+    "hdf5.py": {"h5py"},
     "blinding.py": {"cryptography"},
     "masking.py": {"cryptography"},
+    "paillier.py": {"cryptography"},
 }
 MATHEMATICS = ("trainer", "partition", "security", "topology")
 STANDARD = set(sys.stdlib_module_names)

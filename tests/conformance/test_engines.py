@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -93,11 +94,17 @@ def test_folding_on_workers_differs_by_rounding_only(reference, algorithm):
     assert again.sha256 == folded.sha256
 
 
+@cache
+def without_dropout(algorithm):
+    """What the executors have to come close to."""
+    return simulate(experiment(algorithm, SEQUENTIAL, dropout=0.0, rounds=5))
+
+
 @pytest.mark.parametrize("executor", sorted(EXECUTORS))
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS.keys() - TALKING))
 def test_executors_differ_by_rounding_only(algorithm, executor):
     """Without dropout, whose masks a stack draws together."""
-    one, other = (simulate(experiment(algorithm, engine, dropout=0.0, rounds=5)) for engine in (SEQUENTIAL, EXECUTORS[executor]))
+    one, other = without_dropout(algorithm), simulate(experiment(algorithm, EXECUTORS[executor], dropout=0.0, rounds=5))
     difference = tree.sub(one.model, other.model)
     assert max(part.abs().max().item() for part in tree.tensors(difference)) < 1e-5
     assert one.history[-1]["examples"] == other.history[-1]["examples"]

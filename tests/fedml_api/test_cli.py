@@ -140,7 +140,7 @@ BAD = {
     "too many clients": ({"clients_per_round": 11}, [], ["clients_per_round = 11", "only 10 clients", "lower"]),
     "unknown model": ({"model": "cnm"}, [], ["unknown model 'cnm'", "did you mean 'cnn'?"]),
     "unknown algorithm": ({"algorithm": "fedavgg"}, [], ["unknown algorithm 'fedavgg'", "did you mean 'fedavg'?"]),
-    "unknown data set": ({"data": "mnist"}, [], ["unknown data set 'mnist'", "did you mean 'mnist5k'?"]),
+    "unknown data set": ({"data": "mnist5"}, [], ["unknown data set 'mnist5'", "did you mean 'mnist5k'?"]),
     "unknown engine": ({"engine": "standalon"}, [], ["unknown engine 'standalon'", "did you mean 'standalone'?"]),
     "unknown optimizer": (
         {},

@@ -12,7 +12,7 @@ from fedml_api import Experiment, FedAvg, FederatedDataset, LocalSGD, Observer, 
 from fedml_api.cli import main
 from fedml_api.distributed import Loopback
 from fedml_api.run.checkpoint import Checkpoints
-from fedml_api.run.clients import newest_table, spread
+from fedml_api.run.clients import Verdicts, newest_table
 from fedml_api.run.observers import Metrics
 from fedml_core import tree
 from fedml_core.errors import ConfigError, DataError
@@ -58,14 +58,14 @@ def test_every_client_measures_the_global_model_on_its_own_examples(network):
         assert found["accuracy"] == pytest.approx((logits.argmax(1) == batch["y"]).float().mean().item())
         assert found["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, batch["y"]).item(), abs=1e-6)
     row = result.history[-1]
-    assert {name: row[name] for name in row if name.startswith("client_")} == spread(kept.tables[5])
+    assert {name: row[name] for name in row if name.startswith("client_")} == Verdicts(kept.tables[5]).spread()
     assert "client_accuracy_mean" not in result.history[3]
 
 
 def test_the_spread_over_clients():
     values = [0.5, 1.0, 0.0, 0.75]
     table = {str(k): {"examples": 2.0**k, "accuracy": value} for k, value in enumerate(values)}
-    found = spread(table)
+    found = Verdicts(table).spread()
     assert found == {
         "client_accuracy": pytest.approx((0.5 + 2 * 1.0 + 4 * 0.0 + 8 * 0.75) / 15),
         "client_accuracy_mean": pytest.approx(2.25 / 4),
@@ -73,7 +73,7 @@ def test_the_spread_over_clients():
         "client_accuracy_p10": pytest.approx(0.3 * 0.5),  # between the worst and the second: 0 + 0.3 (0.5 - 0)
         "client_accuracy_min": 0.0,
     }
-    assert spread({}) == {}
+    assert Verdicts({}).spread() == {}
 
 
 @pytest.mark.parametrize("engine", [Standalone(processes=2), Standalone(executor="stacked", processes=1), Loopback(workers=2)])

@@ -1,18 +1,30 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedml_api.model import GAN, LogisticRegression, McMahanCNN, ReddiCNN, TwoNN, WordLSTM, models
+import fedml_api.model
+from fedml_api.data import Digits
+from fedml_api.model import GAN, CharLSTM, LogisticRegression, McMahanCNN, ReddiCNN, TagRegression, TwoNN, models
+from fedml_api.model.model_spec import check_columns
+from fedml_api.run.config import RunConfig, prepare
 from fedml_core.errors import ConfigError
 
 MNIST = (1, 28, 28)
-OF_TOKENS = ("lstm_words",)
+OF_TOKENS = ("lstm_chars", "lstm_words", "text_bag", "text_bilstm", "transformer_words")
+AT_EVERY_TOKEN = ("lstm_chars", "lstm_words", "transformer_words")
+AT_EVERY_PIXEL = ("deeplab_v3", "unet")
+# Of networks that are large by default.
+SMALLER = {"darts": {"channels": 4, "layers": 3}, "darts_search": {"channels": 4, "layers": 3, "steps": 1, "multiplier": 1}}
 SHAPES = [MNIST, (3, 32, 32), (1, 8, 8), (1, 6, 6), (3, 4, 5), (2, 3, 40), (60,), (1, 6, 5)]
 
 
-def test_models_are_registered():
-    assert {"2nn", "cnn", "cnn_mcmahan", "gan", "lr", "lstm_words"} <= set(models)
+def test_every_model_can_be_imported():
+    exported = fedml_api.model.__all__
+    assert exported == sorted(exported, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    assert {spec.__name__ for spec in models.values()} <= set(exported)
 
 
 @pytest.mark.parametrize(
@@ -29,14 +41,6 @@ def test_models_are_registered():
 )
 def test_parameter_counts_are_those_of_the_papers(spec, classes, parameters):
     assert sum(p.numel() for p in spec.build(MNIST, classes).parameters()) == parameters
-
-
-def test_the_language_model_has_the_papers_parameters():
-    network = WordLSTM().build((20,), 10_004)
-    # 10004 x 96 + (4 x 670 x (96 + 670) + 4 x 670) + (670 x 96 + 96) + (96 x 10004 + 10004): Reddi et al., ICLR 2021, app. C
-    assert sum(p.numel() for p in network.parameters() if p.requires_grad) == 4_050_748
-    assert network(torch.zeros(2, 20, dtype=torch.int64)).shape == (2, 20, 10_004)
-    assert not network.lstm.bias_hh_l0.any()
 
 
 def naive(name, p, x):
@@ -75,12 +79,17 @@ def test_only_reddis_cnn_drops_out():
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", models)
 def test_a_network_fits_exactly_the_shapes_it_says(name, shape):
-    spec = models[name]()
+    spec = models[name](**SMALLER.get(name, {}))
     if spec.fits(shape):
         with torch.device("meta"):  # shapes without numbers
             x = torch.zeros(2, *shape, dtype=torch.int64 if name in OF_TOKENS else torch.float32)
             found = spec.build(shape, 7)(x).shape
-        assert found == {"lstm_words": (2, *shape, 7), "gan": (2, 3)}.get(name, (2, 7))
+        assert found == {
+            **dict.fromkeys(AT_EVERY_TOKEN, (2, *shape, 7)),
+            **dict.fromkeys(AT_EVERY_PIXEL, (2, 7, *shape[1:])),
+            "autoencoder": (2, math.prod(shape)),
+            "gan": (2, 3),
+        }.get(name, (2, 7))
         return
     with pytest.raises(ConfigError) as caught:
         spec.build(shape, 7)
@@ -102,7 +111,7 @@ def test_which_networks_fit_small_inputs():
     assert not any(spec.fits(()) for spec in models.values())
 
 
-@pytest.mark.parametrize("name", [name for name in models if name != "gan"])
+@pytest.mark.parametrize("name", [name for name in models if name not in ("autoencoder", "gan")])
 def test_classifiers_need_classes(name):
     with pytest.raises(ConfigError, match=f"model '{name}' is a classifier, and the data set has no classes"):
         models[name]().build(MNIST, None)
@@ -115,3 +124,51 @@ def test_building_draws_from_torchs_own_generator():
 
     assert torch.equal(first(0), first(0))
     assert not torch.equal(first(0), first(1))
+
+
+def columns(x, y, dtype=torch.float32):
+    return {"x": torch.zeros(2, *x, dtype=dtype)} | ({} if y is None else {"y": torch.zeros(2, *y, dtype=torch.int64)})
+
+
+KINDS = {
+    "a class": (columns((3, 32, 32), ()), {"cnn", "lr", "resnet", "vgg"}, {"unet", "lr_tags", "deeplab_v3"}),
+    "pixels": (columns((3, 32, 32), (32, 32)), {"unet", "deeplab_v3"}, {"cnn", "lr", "lr_tags"}),
+    "tags": (columns((60,), (7,)), {"lr_tags"}, {"lr", "2nn", "lstm_words"}),
+    "texts": (columns((60,), (), torch.int64), {"text_bag", "text_bilstm"}, {"lr", "2nn", "lstm_words", "autoencoder"}),
+    "next tokens": (columns((60,), (60,), torch.int64), set(AT_EVERY_TOKEN), {"text_bag", "lr_tags"}),
+    "nothing": (columns((3, 32, 32), None), set(), {"cnn", "unet"}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_examples_and_labels_of_another_kind_are_refused(kind):
+    """The shape of x may fit nevertheless: the message lists what is there for such data."""
+    given, fit, unfit = KINDS[kind]
+    for name in fit:
+        check_columns(models[name](), given, 7)
+    for name in unfit:
+        with pytest.raises(ConfigError, match=f"^model '{name}' (takes|learns) .*; models that fit: ") as caught:
+            check_columns(models[name](), given, 7)
+        found = set(str(caught.value).partition("models that fit: ")[2].split(", "))
+        assert fit <= found
+        assert not found & unfit
+
+
+def test_what_is_wrong_with_the_columns_is_said():
+    for name, given, fault in [
+        ("lstm_words", columns((60,), (60,)), "takes tokens, which are whole numbers, not x of torch.float32"),
+        ("lr", columns((60,), (), torch.int64), "takes floating-point numbers, not x of torch.int64"),
+        ("lr", columns((60,), (7,)), r"learns y of shape \[\] for each example, not \[7\]; models that fit: autoencoder, lr_tags$"),
+        ("lr", columns((60,), None), r"learns y of shape \[\] for each example, and there is none; models that fit: autoencoder$"),
+    ]:
+        with pytest.raises(ConfigError, match=f"^model '{name}' {fault}"):
+            check_columns(models[name](), given, 7)
+    check_columns(CharLSTM(predicts="last"), columns((60,), (), torch.int64), 7)
+
+
+def test_a_run_says_before_it_starts_which_models_fit_the_labels():
+    fitting = [name for name in models if models[name].fits((1, 8, 8)) and name != "lr_tags"]
+    with pytest.raises(ConfigError) as caught:
+        prepare(RunConfig(model=TagRegression(), data=Digits()), [])
+    wanted = f"model 'lr_tags' learns y of shape [10] for each example, not []; models that fit: {', '.join(fitting)}"
+    assert caught.value.problems == [wanted]

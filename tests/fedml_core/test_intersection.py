@@ -125,6 +125,21 @@ def test_what_the_letters_show():
     assert not {v for _, _, letter in once for v in letter[0]} & {v for _, _, letter in seen for v in letter[0]}
 
 
+@needs_cryptography
+def test_what_goes_round_is_in_an_order_of_chance(monkeypatch):
+    hidden, hide = [], Blinding.hide
+
+    def noted(secret, id):
+        hidden.append(id)
+        return hide(secret, id)
+
+    monkeypatch.setattr(Blinding, "hide", noted)
+    ids = list(range(60))
+    meet([(ids, []), (ids, [])], "x25519")
+    assert sorted(hidden[:60]) == sorted(hidden[60:]) == ids
+    assert len({tuple(hidden[:60]), tuple(hidden[60:]), tuple(ids)}) == 3
+
+
 def test_with_a_key_the_letters_differ_by_the_secret(monkeypatch):
     seen = []
 

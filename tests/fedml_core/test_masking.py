@@ -50,6 +50,13 @@ def test_another_purpose_makes_other_masks():
     assert unmasked([one.hide(torch.zeros(4)), other.hide(torch.zeros(4))]).abs().min() > 1
 
 
+def test_who_takes_a_key_for_anothers_has_other_masks():
+    one, other = Masks("0", "a"), Masks("1", "a")
+    one.agree({"2": other.public})
+    other.agree({"0": one.public})
+    assert unmasked([one.hide(torch.zeros(4)), other.hide(torch.zeros(4))]).abs().min() > 1
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2.0**40])
 def test_what_does_not_fit_is_refused(value):
     masks = parties(2)

@@ -30,7 +30,7 @@ def test_arithmetic_against_its_definition():
 
 def test_results_share_no_memory_with_their_inputs():
     a = example()
-    for made in (tree.clone(a), tree.add(a, a), tree.scale(a, 1.0), tree.zeros_like(a)):
+    for made in (tree.clone(a), tree.compact(a), tree.add(a, a), tree.scale(a, 1.0), tree.zeros_like(a)):
         tree.add_(made, made)
         assert [t.tolist() for t in tree.tensors(a)] == [[1.0, 2.0], 3.0, [[4.0]]]
 
@@ -116,3 +116,24 @@ def test_digest_sees_values_names_types_and_shapes_but_not_order():
 def test_two_nodes_cannot_share_a_name():
     with pytest.raises(ValueError, match="Pair"):
         tree.node(type("Pair", (), {"__annotations__": {}, "__module__": "elsewhere"}))
+
+
+def test_what_was_sent_has_lost_its_order_in_memory():
+    image = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    assert not image.is_contiguous()
+    sent = tree.compact({"image": image})["image"]
+    assert sent.is_contiguous()
+    assert torch.equal(sent, image)
+
+
+def test_a_stack_and_what_is_taken_from_it():
+    trees = [{"a": torch.full((2,), float(k)), "b": [torch.tensor(k), "text"], "c": None} for k in range(3)]
+    stacked = tree.stack(trees)
+    assert stacked["a"].shape == (3, 2)
+    assert stacked["b"][0].tolist() == [0, 1, 2]
+    found = list(tree.unstack(stacked, 3))
+    assert [tree.digest(one) for one in found] == [tree.digest(one) for one in trees]
+    assert found[1]["b"][1] == "text"
+    found[1]["a"] += 1
+    assert stacked["a"][1].tolist() == [1, 1]
+    assert list(tree.unstack({"n": 1}, 2)) == [{"n": 1}] * 2

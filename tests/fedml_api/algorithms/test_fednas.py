@@ -147,7 +147,7 @@ def test_clients_may_be_stacked(update):
         run(algorithm, blobs(3), rounds=2, engine=Standalone(executor=executor, processes=1))
         for executor in ("sequential", "stacked")
     )
-    assert other.history[-1]["executor"].startswith("stacked")
+    assert other.history[1]["executor"].startswith("stacked")
     assert one.sha256 != other.sha256
     for name in ("alphas", "w"):
         torch.testing.assert_close(one.model.params[name], other.model.params[name], rtol=1e-4, atol=1e-5)
@@ -269,7 +269,7 @@ def images(count=24):
 
 
 def test_the_temperature_falls_over_the_rounds():
-    network = DartsSearch(channels=2, layers=1, steps=1, multiplier=1, sampling="gumbel").build((1, 4, 4), 3)
+    network = DartsSearch(channels=4, layers=1, steps=1, multiplier=1, sampling="gumbel").build((1, 4, 4), 3)
     algorithm = FedNAS(LocalSGD(batch_size=6), update="first_order", temperature=Cosine(10.0, rounds=4, final=1.0))
     for rounds, tau in ((1, 10.0), (3, 5.5)):
         found = run(algorithm, images(), network, rounds=rounds, trainer=Classifier()).model

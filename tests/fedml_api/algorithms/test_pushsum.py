@@ -8,10 +8,11 @@ from fedml_api import Experiment, LocalSGD, simulate
 from fedml_api.algorithms import DPSGD, OnlinePushSum, PushSum
 from fedml_api.algorithms.pushsum import Stream
 from fedml_api.data import FederatedDataset
+from fedml_api.run.checkpoint import Checkpoints
 from fedml_api.run.regret import best_fixed, regret
 from fedml_core import tree
 from fedml_core.errors import ConfigError
-from fedml_core.federation import Gossip, gossip_links
+from fedml_core.federation import Gossip, gossip_links, sample_clients
 from fedml_core.topology import Complete, Directed, Exponential, Links, Redrawn, Ring, uniform_in, uniform_out
 from fedml_core.trainer import Classifier, Examples, ModelState
 from tests.conftest import blobs
@@ -97,6 +98,31 @@ def test_where_weights_stay_one_it_is_dpsgd(topology):
     assert one.history[-1]["train_consensus"] == pytest.approx(other.history[-1]["train_consensus"], rel=1e-4, abs=1e-9)
 
 
+def test_where_few_take_part_the_server_shows_what_they_have_together():
+    """Their weights sum to anything but their number; those of all stay what they were."""
+    data = blobs(6)
+    nodes, _, state = gossiped(PushSum(LocalSGD(lr=0.2), Directed(2)), data, None, network(), 5, per_round=4)
+    last = [nodes[client] for client in sample_clients(data.client_ids, 4, 0, 4)]
+    weight = sum(node.weight.item() for node in last)
+    assert abs(weight - 4) > 0.05
+    for name, part in state.model.params.items():
+        assert torch.allclose(part, sum(node.model.params[name] for node in last) / weight, atol=1e-6)
+    assert sum(node.weight.item() for node in nodes.values()) == pytest.approx(len(nodes))
+
+
+def test_a_run_goes_on_from_a_checkpoint_with_the_same_bits(tmp_path):
+    """Models and weights of the nodes are private states, and who has begun is known to the server; some begin after the break."""
+
+    def run(rounds, checkpoints):
+        algorithm = PushSum(LocalSGD(lr=0.2), Redrawn(Directed(2)))
+        experiment = Experiment(network(), blobs(8), algorithm=algorithm, engine=REFERENCE, rounds=rounds, clients_per_round=4)
+        return simulate(experiment, checkpoints=checkpoints).sha256
+
+    whole = run(4, None)
+    run(2, Checkpoints(tmp_path))
+    assert run(4, Checkpoints(tmp_path)) == whole
+
+
 def test_stacked_clients_come_to_what_the_dialogues_do():
     found = [
         gossiped(PushSum(LocalSGD(lr=0.2, batch_size=5), Directed(2)), blobs(6), None, network(), 3, engine, per_round=5)
@@ -139,15 +165,15 @@ def test_a_stream_is_read_once_in_order_and_ends():
 
 
 def test_regret_is_that_of_the_closed_form():
-    """Of 0.5 (z - b)^2 the best fixed z is the mean of what has come."""
-    data = quadratics([[1.0]] * 2, [[0.0]] * 2, [3, 3])
-    come = torch.tensor([[1.0], [2.0], [3.0], [10.0], [20.0], [30.0]])
-    data.global_train.columns["b"].copy_(come)
-    history = [{"round": 0}, *({"round": t, "train_loss": 100.0 * t, "examples": 2} for t in (1, 2, 3))]
-    trains = [data.train(client) for client in data.client_ids]
-    found = regret(history, best_fixed(Quadratic(), Vector([0.0]), trains, 1, [1, 3]))
-    best = [0.5 * np.var(values) * len(values) for values in ([1, 10], come.flatten().tolist())]
-    assert found == pytest.approx({1: 200 - best[0], 3: 1200 - best[1]}, rel=1e-5)
+    """Of 0.5 (z - b)^2 the best fixed z is the mean of what has come, two examples to each client in every round."""
+    data = quadratics([[1.0]] * 2, [[0.0]] * 2, [4, 6])
+    come = [1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0]
+    data.global_train.columns["b"].copy_(torch.tensor(come)[:, None])
+    history = [{"round": 0}, *({"round": t, "train_loss": 1000.0 * t, "examples": n} for t, n in ((1, 4), (2, 4), (3, 2)))]
+    streams = [data.train(client) for client in data.client_ids]
+    found = regret(history, best_fixed(Quadratic(), Vector([0.0]), streams, 2, [1, 3]))
+    best = [0.5 * np.var(values) * len(values) for values in ([1, 2, 10, 20], come)]
+    assert found == pytest.approx({1: 4000 - best[0], 3: 18000 - best[1]}, rel=1e-5)
 
 
 def test_regret_grows_slower_than_time():

@@ -4,13 +4,14 @@ import copy
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from fedml_api import Experiment, LocalSGD, Standalone, simulate
-from fedml_api.algorithms import Split
+from fedml_api.algorithms import Hierarchical, Split
 from fedml_api.algorithms.split import SplitSGD, Upper
 from fedml_api.data import FederatedDataset
 from fedml_api.distributed import Loopback
@@ -74,6 +75,19 @@ def test_wherever_it_is_cut(cut, head):
 def test_with_statistics_of_batches_and_layers_that_write_into_their_inputs(cut, head):
     local = replace(LOCAL, batch_size=6)  # no batch of a single example
     assert simulate(experiment(Split(cut, head, local=local), kind="batch norm")).sha256 == tree.digest(joined(local, "batch norm"))
+
+
+@pytest.mark.parametrize("head", [0, 1])
+def test_the_same_bits_wherever_layers_like_their_images_channels_last(head):
+    """A tensor that was sent has lost such an order; in one process it must lose it as well."""
+    torch.manual_seed(7)
+    layers = [nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.Flatten(), nn.Linear(256, 3)]
+    model, draw = nn.Sequential(*layers).to(memory_format=torch.channels_last), torch.Generator().manual_seed(1)
+    x, y = torch.rand(60, 1, 8, 8, generator=draw), torch.arange(60) % 3
+    rows = {"c0": np.arange(20), "c1": np.arange(20, 45)}
+    data = FederatedDataset(Examples({"x": x, "y": y}), Examples({"x": x, "y": y}), rows, classes=3)
+    one = replace(experiment(Split(1, head, local=LOCAL), data, clients_per_round=2), model=model)
+    assert simulate(one).sha256 == simulate(replace(one, engine=Loopback(workers=2))).sha256
 
 
 def test_one_client_alone():
@@ -153,7 +167,7 @@ def test_without_handover_clients_keep_their_layers_and_are_judged_with_them():
     _, own, upper, _ = by_hand(3, LOCAL, handover=False)
     state, clients = judged(one)
     close(state, (network()[:3], upper))
-    assert set(clients) >= {"c0"}
+    assert [name for row in simulate(one).history for name in row if name.startswith("test_")] == []
     batch = blobs().test("c0").all()
     loss = F.cross_entropy(upper(own["c0"](batch["x"])), batch["y"]).item()
     assert clients["c0"]["loss"] == pytest.approx(loss, abs=1e-5)
@@ -235,7 +249,7 @@ def test_the_draws_of_the_server_depend_on_client_and_batch_alone():
     def gradients(client, seed):
         torch.manual_seed(seed)
         upper = Upper(task, ModelState.of(setup.module), ClientRunner.of_server(setup, 0))
-        return [upper.answer(client, {"smashed": smashed.clone(), "labels": labels}) for _ in range(2)]
+        return [upper.answers(None, {client: {"smashed": smashed.clone(), "labels": labels}})[client] for _ in range(2)]
 
     first, second = gradients("c0", 1)
     assert torch.equal(first, gradients("c0", 2)[0])
@@ -267,6 +281,17 @@ def test_refuses_a_network_that_cannot_be_cut_there(case, monkeypatch):
         simulate(replace(experiment(algorithm), model=model))
 
 
+def test_who_carries_split_learning_out_in_groups_refuses_it_too():
+    with pytest.raises(ConfigError, match=r"cut = 9: .* may be 1 to 4"):
+        simulate(experiment(Hierarchical(inner=Split(9))))
+
+
+def test_an_edge_server_for_everybody_is_the_server():
+    one = experiment(Split(local=LOCAL), rounds=2)
+    ours = simulate(replace(one, algorithm=Hierarchical(groups=1, edge_rounds=1, inner=one.algorithm))).model
+    torch.testing.assert_close(ours.params, simulate(one).model.params, atol=1e-6, rtol=0)
+
+
 def test_refuses_layers_that_both_sides_would_train():
     model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5), nn.Linear(5, 3))
     assert experiment(Split(1)).problems() == []
@@ -294,18 +319,19 @@ def test_refuses_a_training_loop_of_the_users():
         simulate(experiment(Split(1), trainer=Loop()))
 
 
-def test_refuses_what_is_no_single_tensor_between_the_layers():
+def test_refuses_what_is_no_single_tensor_between_the_layers(monkeypatch):
     class First(nn.Module):
         def forward(self, pair):
             return pair[0]
 
     model = nn.Sequential(nn.LSTM(5, 4), First(), nn.Linear(4, 3))
     assert simulate(replace(experiment(Split(2, local=LOCAL), rounds=1), model=model)).history[-1]["train_loss"]
+    monkeypatch.setattr(Split, "init", None)  # it does not come to that
     with pytest.raises(ConfigError, match=r"cut = 1, head = 0: .* single tensor"):
         simulate(replace(experiment(Split(1, local=LOCAL)), model=model))
 
 
-def test_refuses_data_without_the_column_that_the_layers_take():
+def test_refuses_data_without_the_column_that_the_layers_take(monkeypatch):
     data = blobs(2)
     columns = {"image": data.global_train.columns["x"], "y": data.global_train.columns["y"]}
     train = Examples(columns, data.global_train.index)
@@ -319,6 +345,7 @@ def test_refuses_data_without_the_column_that_the_layers_take():
             return {}
 
     one = experiment(Split(1), FederatedDataset(train, train, parts, classes=3), trainer=Images(), clients_per_round=2)
+    monkeypatch.setattr(Split, "init", None)  # it does not come to that
     with pytest.raises(ConfigError, match="from column 'x'; the data set has image, y"):
         simulate(one)
 
@@ -414,6 +441,35 @@ def test_a_lost_client_leaves_nothing_of_its_turn(monkeypatch, handover):
     assert tree.digest(found) == tree.digest(expected)
 
 
+def with_labels_of_another_task(client):
+    """The data, but that one client has a class more than the network."""
+    data = blobs()
+    columns = data.global_train.columns | {"y": data.global_train.columns["y"].clone()}
+    columns["y"][data.train(client).index[-1]] = 3
+    rows = {id: data.train(id).index.numpy() for id in data.client_ids}
+    return FederatedDataset(Examples(columns, data.global_train.index), data.global_test, rows, classes=4)
+
+
+@pytest.mark.parametrize("head", [0, 1])
+def test_whose_labels_are_none_is_lost_wherever_that_is_found(head):
+    algorithm, start = Split(1, head, local=LOCAL), ModelState.of(network())
+    with opened() as session:
+        expected, _ = algorithm.round(start, session.cohort(0, ["c0", "c2"]))
+    data = with_labels_of_another_task("c1")
+    with opened(Enduring(workers=2), data=data) as session:
+        cohort = session.cohort(0, ["c0", "c1", "c2"])
+        found, _ = algorithm.round(start, cohort)
+        assert cohort.missing == ["c1"]
+    assert tree.digest(found) == tree.digest(expected)
+    with opened(Loopback(workers=2), data=data) as session, pytest.raises(CommunicationError, match=r"client c1.*Target 3"):
+        algorithm.round(start, session.cohort(0, ["c0", "c1", "c2"]))
+
+
+def test_in_one_process_labels_that_are_none_end_the_run_and_say_whose_they_are():
+    with pytest.raises(CommunicationError, match=r"client c1: its letter cannot be computed with: Target 3"):
+        simulate(experiment(Split(1, local=LOCAL), with_labels_of_another_task("c1"), clients_per_round=4))
+
+
 def test_a_round_in_which_everybody_is_lost_can_be_tried_again(monkeypatch):
     fails(monkeypatch, "c0", "c1")
     with opened(Enduring(workers=2)) as session, pytest.raises(RoundFailed, match="every client was lost"):
@@ -424,6 +480,12 @@ def test_where_none_may_be_missing_the_run_ends_and_names_who_is(monkeypatch):
     fails(monkeypatch, "c1")
     with pytest.raises(CommunicationError, match=r"client c1.*the lights went out"):
         simulate(experiment(Split(1, local=LOCAL), engine=Loopback(workers=2), clients_per_round=4))
+
+
+def test_a_letter_that_is_not_read_ends_the_run_where_none_may_be_missing(monkeypatch):
+    monkeypatch.setattr(SplitSGD, "objection", lambda self, value, shared: "is nonsense" if "smashed" in value else None)
+    with pytest.raises(CommunicationError, match=r"client c\d at worker-1: its letter is nonsense"):
+        simulate(experiment(Split(1, local=LOCAL), engine=Loopback(workers=1)))
 
 
 def test_a_client_without_examples_hands_on_what_it_got():

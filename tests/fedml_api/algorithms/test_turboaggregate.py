@@ -246,6 +246,7 @@ def test_the_share_that_is_to_drop_out_does_and_the_draw_is_of_the_round():
             gone.append(set(cohort.clients) - senders)
             groups = algorithm.deal(cohort.clients, one.server)
             assert [len(gone[-1] & set(group)) for group in groups] == [2, 2]
+            assert gone[-1] != {client for group in groups for client in group[:2]}
             assert close(found, mean_of(one, model, there).value, sizes_of(there), max(sizes_of(cohort.clients)))
             assert metrics["entered"] == Mean(4, 8)
     assert gone[0] != gone[1]

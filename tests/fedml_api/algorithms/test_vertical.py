@@ -51,11 +51,15 @@ def test_is_training_on_all_columns_in_one_place(spec, parties):
 
 def test_three_classes_and_dropout_below_the_cut_train_as_well():
     data = people(classes=3)
-    model = network(data, SPECS["nn"])
-    model.bottoms["shop"].insert(1, torch.nn.Dropout(0.5))
-    found, again = (run(PLAIN, data, model, rounds=6) for _ in range(2))
+    model, without = (network(data, SPECS["nn"]) for _ in range(2))
+    for each, rate in ((model, 0.5), (without, 0.0)):
+        each.bottoms["shop"].insert(1, torch.nn.Dropout(rate))
+    assert run(PLAIN, data, model, rounds=1).sha256 != run(PLAIN, data, without, rounds=1).sha256
+    found, again = (run(PLAIN, data, model, rounds=6, evaluate_clients=6) for _ in range(2))
     assert found.sha256 == again.sha256 != run(PLAIN, data, network(data, SPECS["nn"]), rounds=6).sha256
     assert found.last["train_loss"] < 0.9 * found.history[1]["train_loss"]
+    assert found.last["client_loss"] == pytest.approx(found.last["test_loss"], abs=1e-6)
+    assert "client_auc" not in found.last
 
 
 def test_logistic_regression_by_hand():
@@ -136,7 +140,7 @@ def test_the_server_sees_no_one_who_keeps_its_part():
             for party in PARTIES
         }
         top = ModelState({"top.0.bias": torch.zeros(1)}, {})
-        task = TrainTogether(LOCAL, "plain", False, False)
+        task = TrainTogether(LOCAL, "plain", False, False, False)
         replies = session.cohort(0, PARTIES).map(task, {"parties": list(PARTIES), "top": top}, own).gather()
         assert [reply.value for reply in replies.values()] == [{}] * 3
         assert [list(reply.metrics) for reply in replies.values()] == [["loss"], [], []]
@@ -222,6 +226,52 @@ def test_what_a_party_says_in_a_mask_is_uniform():
         # The mean of chi-square with 255 degrees of freedom is 255, its standard deviation 22.6.
         assert ((counts - expected) ** 2 / expected).sum() < 255 + 8 * 22.6
         assert abs(np.corrcoef(letter.double().ravel(), bureau.ravel())[0, 1]) < 0.1
+
+
+# Encryption.
+
+
+@pytest.fixture
+def short_keys(monkeypatch):
+    monkeypatch.setattr("fedml_core.security.paillier.BITS", 1024)
+
+
+SLOW = LocalSGD(lr=0.3, batch_size=10, drop_last=True, momentum=0.5)
+
+
+@pytest_cryptography
+@pytest.mark.parametrize("parties", [PARTIES[:2], PARTIES], ids=len)
+def test_encryption_changes_nothing_but_rounding(short_keys, parties):
+    data = people(parties)
+    hidden = Vertical(SLOW, "plain", masks=len(parties) > 2, encrypt=True)
+    plain, found = (run(algorithm, data, rounds=1) for algorithm in (Vertical(SLOW, "plain"), hidden))
+    assert 0 < apart(plain.model, found.model) < 1e-5
+
+
+@pytest_cryptography
+def test_nothing_but_ciphertexts_comes_back_from_the_label_holder(short_keys):
+    letters, _ = letters_of(Vertical(SLOW, "plain", encrypt=True), people(PARTIES[:2]))
+    numbers = [letter for sender, recipient, letter in letters if sender == "bank" and isinstance(letter, torch.Tensor)]
+    assert {letter.dtype for letter in numbers} == {torch.uint8}
+    shapes = [tuple(letter.shape) for letter in numbers]
+    batches = (len(shapes) - 1) // 2
+    assert batches > 2
+    assert shapes == [(128,), *[(10, 1, 256), (1, 128)] * batches]  # the key; a batch's gradients; its masked sums, opened
+    assert len({bytes(letter.numpy()) for letter in numbers}) == len(numbers)
+
+
+@pytest.mark.parametrize(
+    ("local", "spec", "message"),
+    [
+        (SLOW, "nn", "for networks whose parts are matrices only"),
+        (replace(SLOW, batch_size=5), "lr", "set local.batch_size to 6 at least"),
+        (replace(SLOW, drop_last=False), "lr", "and local.drop_last to true"),
+    ],
+)
+def test_encryption_that_would_not_hide_is_refused(local, spec, message):
+    data = people()
+    with pytest.raises(ConfigError, match=message):
+        run(Vertical(local, "plain", encrypt=True), data, network(data, SPECS[spec]))
 
 
 # Refusals.
@@ -405,3 +455,30 @@ def test_goes_on_from_a_checkpoint_and_over_workers_with_the_same_bits(tmp_path)
     masked = replace(PLAIN, hand_in=False)
     one, other = (run(masked, data, engine=engine, evaluate_clients=1) for engine in (Standalone(), Loopback(workers=2)))
     assert one.history[-1]["client_auc"] == other.history[-1]["client_auc"]
+
+
+@pytest.mark.parametrize("method", ["hmac", pytest.param("x25519", marks=pytest_cryptography)])
+def test_however_the_people_are_found_they_are_the_same(monkeypatch, method):
+    monkeypatch.setenv("FEDML_INTERSECTION_SECRET", "what only the parties know")
+    data = people()
+    assert run(replace(PLAIN, intersection=method), data, rounds=1).sha256 == run(PLAIN, data, rounds=1).sha256
+
+
+def test_a_part_of_another_shape_is_not_handed_in(monkeypatch):
+    talk = TrainTogether.talk
+
+    def swollen(task, client, shared, own=None):
+        reply = yield from talk(task, client, shared, own)
+        part = ModelState({name: torch.zeros(1, 99) for name in reply.value.params}, {})
+        return replace(reply, value=part) if client.id == "shop" else reply
+
+    monkeypatch.setattr(TrainTogether, "talk", swollen)
+    with pytest.raises(FedMLError, match="the parts that the parties have handed in do not make up the network"):
+        run(PLAIN, people())
+
+
+@pytest.mark.parametrize("masks", [False, pytest.param(True, marks=pytest_cryptography)])
+def test_half_precision_trains_as_well(masks):
+    data = people()
+    found = run(replace(PLAIN, masks=masks), data, precision="bfloat16")
+    assert found.last["train_loss"] == pytest.approx(run(PLAIN, data).last["train_loss"], abs=0.02)

@@ -1,0 +1,116 @@
+"""CIFAR-10 and CIFAR-100 in their binary versions, which nobody has to unpickle.
+
+    CIFAR-10:  label (1 byte) | 3,072 pixels           CIFAR-100: coarse label | fine label | 3,072 pixels
+
+Pixels are red, green, blue, row by row. Specified on www.cs.toronto.edu/~kriz/cifar.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from fedml_api.data.dataset import data_sources
+from fedml_api.data.mapped import identity, mapped
+from fedml_api.data.partitioned import PartitionedSource
+from fedml_core.errors import DataError
+from fedml_core.settings import settings
+from fedml_core.trainer import Examples
+
+
+@settings
+class CifarBinary(PartitionedSource):
+    """Records of labels and pixels."""
+
+    folder: ClassVar[str] = ""
+    train_files: ClassVar[tuple[str, ...]] = ()
+    test_files: ClassVar[tuple[str, ...]] = ()
+    mean: ClassVar[tuple[float, float, float]]
+    deviation: ClassVar[tuple[float, float, float]]
+
+    def labels(self) -> tuple[tuple[int, ...], int]:
+        """How many classes each byte before the pixels tells apart, and which of them is the label."""
+        return (10,), 0
+
+    def files(self, root: Path) -> Sequence[Path]:
+        return [root / self.folder / name for name in (*self.train_files, *self.test_files)]
+
+    def read(self, root: Path) -> tuple[Examples, Examples]:
+        files, train = self.files(root), len(self.train_files)
+        remedy = f"run: fedml data get {data_sources.name_of(type(self))}"
+        if missing := [path for path in files if not path.is_file()]:
+            raise DataError(f"{missing[0]}: not there; {remedy}")
+
+        def make() -> tuple[Examples, Examples]:
+            return self._examples(files[:train], remedy), self._examples(files[train:], remedy)
+
+        return mapped(make, self, [self.labels()[1], *map(identity, files)], root)
+
+    def _examples(self, paths: Sequence[Path], remedy: str) -> Examples:
+        sizes, which = self.labels()
+        records = np.concatenate([_records(path, sizes, remedy) for path in paths])
+        x = torch.from_numpy(records[:, len(sizes) :].reshape(-1, 3, 32, 32)).to(torch.float32).div_(255)
+        return Examples({"x": normalised(x, self.mean, self.deviation), "y": torch.from_numpy(records[:, which].astype(np.int64))})
+
+
+@data_sources.register("cifar10")
+@settings
+class Cifar10(CifarBinary):
+    """CIFAR-10: photos of 32x32 pixels, 50,000 train, 10,000 test, 10 classes; the binary version.
+
+    `x` `[n, 3, 32, 32]`, every channel with the mean 0 and the standard deviation 1 of the training images. Krizhevsky, 2009.
+    """
+
+    folder: ClassVar[str] = "cifar-10-batches-bin"
+    train_files: ClassVar[tuple[str, ...]] = tuple(f"data_batch_{k}.bin" for k in range(1, 6))
+    test_files: ClassVar[tuple[str, ...]] = ("test_batch.bin",)
+    mean: ClassVar[tuple[float, float, float]] = (0.4914, 0.4822, 0.4465)
+    deviation: ClassVar[tuple[float, float, float]] = (0.2470, 0.2435, 0.2616)
+
+
+@data_sources.register("cifar100")
+@settings
+class Cifar100(CifarBinary):
+    """CIFAR-100: photos of 32x32 pixels, 50,000 train, 10,000 test, 100 classes; the binary version.
+
+    `x` `[n, 3, 32, 32]`, every channel with the mean 0 and the standard deviation 1 of the training images. Krizhevsky, 2009.
+
+    Args:
+        coarse: the 20 superclasses instead.
+    """
+
+    coarse: bool = False
+    folder: ClassVar[str] = "cifar-100-binary"
+    train_files: ClassVar[tuple[str, ...]] = ("train.bin",)
+    test_files: ClassVar[tuple[str, ...]] = ("test.bin",)
+    mean: ClassVar[tuple[float, float, float]] = (0.5071, 0.4865, 0.4409)
+    deviation: ClassVar[tuple[float, float, float]] = (0.2673, 0.2564, 0.2762)
+
+    def labels(self) -> tuple[tuple[int, ...], int]:
+        return (20, 100), 0 if self.coarse else 1
+
+
+def normalised(x: torch.Tensor, mean: Sequence[float], deviation: Sequence[float]) -> torch.Tensor:
+    """Pixels `[n, channels, height, width]` in [0, 1], in place: (x - mean) / deviation, channel by channel."""
+    return x.sub_(torch.tensor(mean).view(-1, 1, 1)).div_(torch.tensor(deviation).view(-1, 1, 1))
+
+
+def _records(path: Path, classes: Sequence[int], remedy: str) -> np.ndarray:
+    """`[n, labels + 3072]`, checked."""
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error}); {remedy}") from None
+    width = len(classes) + 3072
+    if not len(data) or len(data) % width:
+        raise DataError(f"{path}: truncated: {len(data)} bytes are not records of {width}; {remedy}")
+    records = data.reshape(-1, width)
+    for k, count in enumerate(classes):
+        if (largest := int(records[:, k].max())) >= count:
+            row = int(records[:, k].argmax())
+            raise DataError(f"{path}: record {row} has label {largest} in byte {k}, not 0 to {count - 1}; {remedy}")
+    return records
