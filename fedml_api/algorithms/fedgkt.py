@@ -277,7 +277,8 @@ class FedGKT(Algorithm):
 
     Args:
         local: the training of edge networks; `server`: that of the server's part, its epochs being passes over all that was sent.
-        alpha: the weight of the server's logits on clients; `server_alpha`: that of the clients' logits at the server.
+        alpha: the weight of the server's logits on clients; `server_alpha`: that of the clients' logits at the server, which also
+            say how often a client sees each class: 0, as in the authors' code, is better where clients have different classes.
         temperature: T.
     """
 
