@@ -224,6 +224,7 @@ IDX = to_idx(np.arange(6, dtype=np.uint8).reshape(2, 3))
         (gzip.compress(IDX)[:-8] + b"\0" * 8, "cannot be read"),
         (gzip.compress(IDX[:-1]), "truncated"),
     ],
+    ids=range(14),
 )
 def test_a_damaged_idx_file_is_an_error_that_names_it(tmp_path, content, fault):
     path = tmp_path / "images-idx"
