@@ -15,7 +15,7 @@ demo: $(VENV)/ready
 	$(RUN)/fedml run experiments/demo/config.yaml $(ARGS)
 
 test: $(VENV)/ready
-	$(RUN)/python -m pytest -q $(ARGS)
+	$(RUN)/python -m pytest -q --numprocesses=2 --dist=worksteal $(ARGS)
 
 check: $(VENV)/ready
 	$(RUN)/ruff check .

@@ -14,7 +14,15 @@ extras = {
     "security": ["cryptography>=42"],
     "r": ["rdata>=1"],
     "tensorboard": ["tensorboard>=2.15"],
-    "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
+    "dev": [
+        "pytest>=8",
+        "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
+        "hypothesis>=6.100",
+        "ruff>=0.8",
+        "mypy>=1.13",
+        "types-PyYAML",
+    ],
     "vision": ["torchvision>=0.21"],
     "mutants": ["mutmut>=3.8"],
 }
