@@ -148,7 +148,7 @@ class RemoteConversation(Conversation):
     def _hear(self, sender: str, letter: Tree) -> None:
         if sender in self.lost:
             return
-        problem = self.task.objection(letter, self.shared)
+        problem = self.task.objection_to_letter(letter, self.shared)
         if problem:
             self._lose([sender], f"its letter {problem}")
         else:

@@ -61,6 +61,10 @@ class Dialogue(Task):
     def talk(self, client: Client, shared: Tree, own: Tree = None) -> Saying:
         """Carry the task out for `client`, yielding posts and getting letters; returns the reply."""
 
+    def objection_to_letter(self, letter: Tree, shared: Tree) -> str | None:
+        """What is wrong with a letter to the server, or None; a dialogue whose letters differ from its reply's value says so here."""
+        return self.objection(letter, shared)
+
     def __call__(self, client: Client, shared: Tree, own: Tree = None) -> Reply:
         raise ConfigError(
             f"{type(self).__name__} is a dialogue, which no client can carry out by itself; it cannot be compressed, "
