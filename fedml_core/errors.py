@@ -7,7 +7,8 @@
     │   └── CheckpointError                  a checkpoint is damaged
     ├── TrainerError                         a ModelTrainer broke its contract
     ├── CommunicationError                   a message cannot be sent, or what arrived is not a message
-    │   └── RoundFailed                          too few clients replied in time
+    │   ├── RoundFailed                          too few clients replied in time
+    │   └── Unsendable                           a payload is no tree, or larger than the limits allow
     └── DivergedError                        training produced NaN or infinity
 
 Code raises these only for what the user can mend; a bug stays a plain Python exception with its traceback.
@@ -65,6 +66,10 @@ class Refused(CommunicationError):
 
 class RoundFailed(CommunicationError):
     """Too few clients replied in time; the round can be tried again with whoever is there then."""
+
+
+class Unsendable(CommunicationError):
+    """A payload is no tree, or larger than the limits allow: no matter to whom it is sent."""
 
 
 class DivergedError(FedMLError):

@@ -47,7 +47,7 @@ class LeaveEarly(Dialogue):
         if client.id == shared["first"]:
             yield Post(dict.fromkeys(shared["others"], torch.ones(())))
             return Reply({"heard": 0}, 1.0, {})
-        one = yield Post(wait=[shared["first"]])
+        one = yield Post(wait=[shared["first"]], lenient=self.lenient)
         two = yield Post(wait=[shared["first"]], lenient=self.lenient)
         return Reply({"heard": [one[shared["first"]] is not None, two[shared["first"]] is not None]}, 1.0, {})
 

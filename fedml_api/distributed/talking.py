@@ -5,6 +5,7 @@
     <- letter  {talk, from, to, wrote}                  the client is through, and wrote so many letters to whom
     -> left    {talk, who}                              clients that are through, with what they wrote, or None if they are lost
     -> hush    {talk}                                   the conversation is over; there is no answer to the work
+    -> report  {talk}                                   answered by a letter {talk, waits}: for whom which client waits
     <- done, error                                      answer the work when the last of its dialogues is through, or one fails
 
 Letters between clients go from worker to worker; messages of one sender arrive in the order in which they were sent.
@@ -16,7 +17,7 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +26,7 @@ from fedml_api.distributed.parcel import objection
 from fedml_core import tree
 from fedml_core.communication.com_manager import ComManager
 from fedml_core.communication.message import SERVER, Message, new_id
-from fedml_core.errors import CommunicationError, FedMLError, RoundFailed
+from fedml_core.errors import CommunicationError, FedMLError, RoundFailed, Unsendable
 from fedml_core.federation import ClientRunner, ClientValues, Conversation, Dialogue, Gathered, Reply, Talks, Task, restore
 from fedml_core.tree import Tree
 from fedml_core.worker import Outcome
@@ -37,8 +38,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("fedml")
 # Seconds without a message, after which the others are told who is through: rarely does anybody wait for one who is.
 QUIET = 0.2
-# Conversations of which letters are kept that come before the work does.
-EARLY = 8
+# Conversations of which letters are kept that come before the work does, and letters of each, by sender.
+EARLY, EARLY_LETTERS = 8, 100
+# Letters of a client that the server has not read.
+UNREAD = 1000
+# Seconds in which a worker says for whom its clients wait; who is computing for longer counts as silent.
+REPORT = 5.0
 
 
 class RemoteConversation(Conversation):
@@ -54,6 +59,7 @@ class RemoteConversation(Conversation):
         self.through: dict[str, Mapping[str, int]] = {}
         self.arrived: dict[str, Reply] = {}
         self._announced: set[str] = set()
+        self._waits: dict[str, list[str]] = {}
         self._here = Talks(self._outside)
         self.places = self._deal()
         self.inquiry = self.server.mailbox.inquire()
@@ -90,7 +96,7 @@ class RemoteConversation(Conversation):
                 continue
             member = self.server.members[place]
             work = member.work(map, self.task, self.shared, clients, self.own, states)
-            work["talk"] = {"id": self.id, "places": self.places}
+            work["talk"] = {"id": self.id, "places": {client: self.places.get(client, "") for client in self.clients}}
             try:
                 self.inquiry.ask("work", place, work, round, about=(member, clients), wait=False)
             except CommunicationError as error:
@@ -101,6 +107,8 @@ class RemoteConversation(Conversation):
             assert isinstance(runner, ClientRunner)
             dialogue = runner.talk(client, round, self.task, self.shared, self.own.get(client), states.get(client))
             self._here.begin(*dialogue)
+        if self.lost:  # before others were asked
+            self._leave(dict.fromkeys(self.lost))
 
     def hear(self, *clients: str) -> dict[str, Tree]:
         wanted = [client for client in self.clients if not clients or client in clients]
@@ -142,6 +150,12 @@ class RemoteConversation(Conversation):
                     self._unread.append((sender, tree.to(letter, self.session.device)))
                 elif self.places.get(recipient) == SERVER:
                     self._here.deliver(sender, recipient, tree.to(letter, self.session.device))
+            case {"waits": dict(waits)}:
+                self._waits |= {
+                    client: [str(party) for party in parties]
+                    for client, parties in waits.items()
+                    if self.places.get(client) == message.sender and isinstance(parties, list)
+                }
             case {"from": str(sender), "wrote": dict(wrote)} if self.places.get(sender) == message.sender:
                 self.through[sender] = {str(to): count for to, count in wrote.items() if type(count) is int}
 
@@ -149,6 +163,8 @@ class RemoteConversation(Conversation):
         if sender in self.lost:
             return
         problem = self.task.objection_to_letter(letter, self.shared)
+        if problem is None and len(self.letters[sender]) >= UNREAD:
+            problem = f"is one of more than {UNREAD} that nobody has asked for"
         if problem:
             self._lose([sender], f"its letter {problem}")
         else:
@@ -175,7 +191,25 @@ class RemoteConversation(Conversation):
             if outcomes is None:
                 self._announce()
             if end is not None and time.monotonic() > end:
-                self._lose(waited, "no answer in time")
+                self._lose(self._to_blame(waited), "no answer in time")
+                end = time.monotonic() + (patience.deadline or 0.0)
+
+    def _to_blame(self, waited: list[str]) -> list[str]:
+        """Those at the end of the chain: for whom the server waits, or they wait, and so on; all, if they wait for each other."""
+        self._waits = self._here.waiting()
+        for question in self.inquiry.waiting.values():
+            self._tell(question.worker, "report", {})
+        end = time.monotonic() + min(REPORT, self.server.patience.deadline or REPORT)
+        talking = {client for client in self.clients if client not in self.lost and client not in self.through}
+        while not talking <= self._waits.keys() and (left := end - time.monotonic()) > 0:
+            for outcome in self.inquiry.attend(left) or ():
+                self._settle(outcome)
+        blamed, chain = [], list(waited)
+        for client in chain:  # which grows meanwhile
+            others = [party for party in self._waits.get(client, []) if party in talking]
+            chain += [party for party in others if party not in chain]
+            blamed += [] if others else [client]
+        return blamed or waited
 
     def _go_on_here(self) -> None:
         self._here.run()
@@ -194,6 +228,8 @@ class RemoteConversation(Conversation):
             self._lose(clients, problem)
         elif not set(clients) & set(self.lost):
             self.arrived |= tree.to(payload, self.session.device)["replies"]
+            for client in clients:
+                self.through.setdefault(client, {})
 
     def _lose(self, clients: list[str], problem: str) -> None:
         """Go on without these clients, or not at all, where none may be missing."""
@@ -206,6 +242,8 @@ class RemoteConversation(Conversation):
             raise CommunicationError(text)
         log.warning(text)
         self.lost += clients
+        for client in clients:
+            self.letters.pop(client, None)
         self._leave(dict.fromkeys(clients))
 
     def _announce(self) -> None:
@@ -239,8 +277,12 @@ class RemoteConversation(Conversation):
             self._tell(place, "letter", {"from": sender, "to": recipient, "letter": letter})
 
     def _tell(self, place: str, type: str, payload: dict[str, Tree]) -> None:
-        with suppress(CommunicationError):  # who cannot be reached is found to be gone
+        try:
             self.server.worker.send(type, place, {"talk": self.id} | payload, self.cohort.round)
+        except Unsendable:
+            raise
+        except CommunicationError:
+            log.debug("%s cannot be reached, and will be found to be gone", place)
 
 
 class Speakers:
@@ -254,33 +296,38 @@ class Speakers:
     def __init__(self, com: ComManager, run: str, device: torch.device) -> None:
         self.com, self.run, self.device = com, run, device
         self._open: dict[str, _Open] = {}
-        self._early: dict[str, list[Message]] = {}
+        self._early: dict[str, dict[str, list[Message]]] = defaultdict(dict)
         self._over = Memory()
 
     def begin(self, message: Message, runner: Any, shared: Tree) -> None:
         """Begin the dialogues that a "work" message asks for."""
         work = message.payload
         id, places = work["talk"]["id"], work["talk"]["places"]
-        talk = self._open[id] = _Open(self, id, message, places)
+        talk = _Open(self, id, message, places)
         task = restore(Task, work["task"])
         own, states = tree.to(work["own"], self.device), tree.to(work["states"], self.device)
         for client in work["clients"]:
             talk.begin(*runner.talk(client, message.round, task, shared, own.get(client), states.get(client)))
-        for early in self._early.pop(id, []):
-            talk.receive(early)
+        for of_sender in self._early.values():
+            for early in of_sender.pop(id, []):
+                talk.receive(early)
+        self._open[id] = talk
 
     def handle(self, message: Message) -> None:
-        """See to a "letter", "left" or "hush"."""
+        """See to a "letter", "left", "hush" or "report"."""
         match message.payload:
             case {"talk": str(id)} if id in self._open:
                 if message.type == "hush" and message.sender == SERVER:
                     self.end(id)
                 else:
                     self._open[id].receive(message)
-            case {"talk": str(id)} if id not in self._over:
-                self._early.setdefault(id, []).append(message)
-                if len(self._early) > EARLY:
-                    del self._early[next(iter(self._early))]
+            case {"talk": str(id)} if id not in self._over and message.type != "report":
+                kept = self._early[message.sender]
+                kept.setdefault(id, []).append(message)
+                if len(kept[id]) > EARLY_LETTERS:
+                    kept[id].pop()
+                if len(kept) > EARLY:
+                    del kept[next(iter(kept))]
 
     def go_on(self) -> None:
         """Carry all dialogues on as far as they get, and answer for those that are through."""
@@ -290,13 +337,22 @@ class Speakers:
                 type, payload = answer
                 asked = talk.message
                 self.end(id)
-                self.com.post(Message(type, self.com.name, SERVER, payload, self.run, asked.round, reply_to=asked.id))
+                answer_or_error(self.com, Message(type, self.com.name, SERVER, payload, self.run, asked.round, reply_to=asked.id))
 
     def end(self, id: str) -> None:
         """Forget a conversation."""
         self._over.add(id)
         self._open.pop(id, None)
-        self._early.pop(id, None)
+        for of_sender in self._early.values():
+            of_sender.pop(id, None)
+
+
+def answer_or_error(com: ComManager, message: Message) -> None:
+    """Send an answer to work, or, if it cannot be sent, the reason."""
+    try:
+        com.post(message)
+    except Unsendable as error:
+        com.post(replace(message, type=ERROR, payload={"reason": str(error)}, id=new_id()))
 
 
 class _Open:
@@ -313,6 +369,8 @@ class _Open:
             case "letter", {"from": str(sender), "to": str(recipient), "letter": letter}:
                 if sender == message.sender == SERVER or self.places.get(sender) == message.sender:
                     self.talks.deliver(sender, recipient, tree.to(letter, self.speakers.device))
+            case "report", _ if message.sender == SERVER:
+                self._send(SERVER, {"waits": self.talks.waiting()})
             case "left", {"who": dict(who)} if message.sender == SERVER:
                 for client, wrote in who.items():
                     if self.places.get(client) != self.speakers.com.name:
@@ -342,5 +400,10 @@ class _Open:
 
     def _send(self, place: str, payload: dict[str, Tree]) -> None:
         com, message = self.speakers.com, self.message
-        with suppress(CommunicationError):  # a peer that is gone is the server's to notice, and a server that is gone `serve`'s
-            com.post(Message("letter", com.name, place, {"talk": self.id} | payload, message.run, message.round))
+        try:
+            if place:
+                com.post(Message("letter", com.name, place, {"talk": self.id} | payload, message.run, message.round))
+        except Unsendable:
+            raise
+        except CommunicationError:  # a peer that is gone is the server's to notice, and a server that is gone `serve`'s
+            log.debug("%s cannot be reached", place)

@@ -10,7 +10,7 @@ import torch
 
 from fedml_api.distributed.parcel import Runner, carry_out
 from fedml_api.distributed.server import PROTOCOL
-from fedml_api.distributed.talking import Speakers
+from fedml_api.distributed.talking import Speakers, answer_or_error
 from fedml_core import tree
 from fedml_core.communication.com_manager import GONE, ComManager
 from fedml_core.communication.message import SERVER, Message
@@ -70,7 +70,7 @@ class ClientManager:
     def serve(self, runner: Runner) -> bool:
         """Do what the server asks, by `runner`, until the run is over; False if the server is gone instead."""
         while (message := self.com.receive()) is not None:
-            if message.type in ("letter", "left", "hush"):
+            if message.type in ("letter", "left", "hush", "report"):
                 self.speakers.handle(message)
                 with _one_at_a_time:
                     self.speakers.go_on()
@@ -100,7 +100,8 @@ class ClientManager:
             log.exception("this worker could not do what it was asked to")
             type, payload = "error", {"reason": f"{error.__class__.__name__}: {error}"}
         # The next client is trained while this answer is under way.
-        self.com.post(Message(type, self.com.name, message.sender, payload, message.run, message.round, reply_to=message.id))
+        answer = Message(type, self.com.name, message.sender, payload, message.run, message.round, reply_to=message.id)
+        answer_or_error(self.com, answer)
 
     def _take(self, work: dict[str, Any]) -> None:
         """Keep what the clients of a map share; it comes with the first of them."""

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from fedml_core import tree
 from fedml_core.communication.message import Message
-from fedml_core.errors import CommunicationError
+from fedml_core.errors import CommunicationError, Unsendable
 from fedml_core.tree import Tree
 
 if sys.byteorder != "little":
@@ -88,10 +88,10 @@ class Limits:
         """Refuse a `value` beyond the limit named `what`.
 
         Raises:
-            CommunicationError: with the value, the limit, and its name.
+            Unsendable: with the value, the limit, and its name.
         """
         if value > getattr(self, what):
-            raise CommunicationError(f"message refused: {what} {value} is more than Limits.{what} = {getattr(self, what)}")
+            raise Unsendable(f"message refused: {what} {value} is more than Limits.{what} = {getattr(self, what)}")
 
 
 # For what this program wrote itself, where nobody else could change it.
@@ -159,9 +159,9 @@ def encode(message: Message) -> list[Buffer]:
         header = _encoder.encode(_Header(*fields, structure, shapes))
         views = [_bytes(tensor) for tensor in found.values()]
     except KeyError as error:
-        raise CommunicationError(f"message '{message.type}' cannot be sent: no encoding for tensors of {error}") from error
+        raise Unsendable(f"message '{message.type}' cannot be sent: no encoding for tensors of {error}") from error
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise CommunicationError(f"message '{message.type}' cannot be sent: {error}") from error
+        raise Unsendable(f"message '{message.type}' cannot be sent: {error}") from error
     start = PREFIX.pack(MAGIC, VERSION, bytes(3), len(header)) + header
     parts: list[Buffer] = [start + bytes(_gap(len(start)))]
     for view in views:

@@ -62,7 +62,7 @@ class Dialogue(Task):
         """Carry the task out for `client`, yielding posts and getting letters; returns the reply."""
 
     def objection_to_letter(self, letter: Tree, shared: Tree) -> str | None:
-        """What is wrong with a letter to the server, or None; a dialogue whose letters differ from its reply's value says so here."""
+        """What is wrong with a letter to the server, or None; to be overridden where letters differ from the reply's value."""
         return self.objection(letter, shared)
 
     def __call__(self, client: Client, shared: Tree, own: Tree = None) -> Reply:

@@ -1,12 +1,13 @@
 """Conversations over messages: who is lost, who lies, and what is late. Some workers are honest, one is played by hand."""
 
 import threading
+import time
 
 import pytest
 import torch
 
 from fedml_api.distributed.server import PROTOCOL, Patience, RemoteSession, ServerManager
-from fedml_api.distributed.talking import EARLY, Speakers
+from fedml_api.distributed.talking import EARLY, UNREAD, Speakers
 from fedml_api.distributed.worker import ClientManager
 from fedml_core.communication.loopback import loopback_network
 from fedml_core.communication.message import SERVER, Message
@@ -14,7 +15,7 @@ from fedml_core.errors import CommunicationError, RoundFailed
 from fedml_core.federation import ClientRunner, Reply, Setup, describe
 from fedml_core.trainer import Classifier
 from tests.conftest import blobs
-from tests.dialogues import DescendTogether, PassRound, descend_together
+from tests.dialogues import DescendTogether, LeaveEarly, PassRound, descend_together
 
 CLIENTS = ["c0", "c1", "c2"]
 CPU = torch.device("cpu")
@@ -126,6 +127,45 @@ def test_a_reply_after_the_deadline_counts_no_more(stage):
             conversation.say(dict.fromkeys(said, torch.zeros(())))
         stage.say("done", {"replies": {"c2": Reply({}, 1.0, {})}}, reply_to=work.id)
         assert list(conversation.replies().gather()) == CLIENTS[:2]
+
+
+def test_who_is_through_and_never_says_so_is_heard_no_more(stage):
+    stage.server.patience = Patience(minimum=1, deadline=60.0)
+    cohort = stage.cohort()
+    with cohort.converse(DescendTogether(), {"scale": torch.ones(())}) as conversation:
+        work = stage.hear()
+        stage.say("done", {"replies": {"c2": Reply({}, 1.0, {})}}, reply_to=work.id)
+        while said := conversation.hear():
+            assert "c2" not in said
+            conversation.say(dict.fromkeys(said, torch.zeros(())))
+        assert list(conversation.replies().gather()) == CLIENTS
+
+
+def test_those_who_wait_for_the_silent_are_not_lost_with_it(stage):
+    """They are asked for whom they wait; and who is lenient goes on without the silent one."""
+    others = CLIENTS[:2]
+    started = time.monotonic()
+    replies = stage.cohort().map(LeaveEarly(), {"first": "c2", "others": others}).gather()
+    assert {client: reply.value["heard"] for client, reply in replies.items()} == {client: [False, False] for client in others}
+    assert time.monotonic() - started > 1
+
+
+def test_a_letter_that_cannot_be_sent_is_an_error_at_once(stage):
+    cohort = stage.cohort()
+    with cohort.converse(DescendTogether(), {"scale": torch.ones(())}) as conversation:
+        stage.hear()
+        conversation.hear("c0")
+        with pytest.raises(CommunicationError, match="cannot be sent"):
+            conversation.say({"c0": {1, 2}})
+
+
+def test_who_writes_more_than_anybody_reads_is_lost(stage):
+    with stage.cohort().converse(DescendTogether(), {"scale": torch.ones(())}) as conversation:
+        letter = {"talk": stage.hear().payload["talk"]["id"], "from": "c2", "to": SERVER, "letter": {}}
+        for _ in range(UNREAD + 1):
+            conversation.receive(Message("letter", "c", SERVER, letter))
+        assert list(conversation.hear()) == CLIENTS[:2]
+        assert conversation.lost == ["c2"]
 
 
 def test_those_who_wait_for_the_lost_fail_and_the_round_with_them(stage):
