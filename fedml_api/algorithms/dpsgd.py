@@ -39,7 +39,7 @@ class Observed:
 
     Attributes:
         model: the mean of the models that were reported last, sum_i x_i / sum_i w_i; the initial one as long as none are.
-        start: what every node begins with; `joined`: the nodes that have begun.
+        start: what every node begins with; `joined`: the nodes that have begun, and said so.
     """
 
     model: ModelState
@@ -91,7 +91,8 @@ class Decentralized(Algorithm):
         if task.report:
             model, distance = _look([reply.value for reply in replies.values()])
             metrics["consensus"] = Mean(distance, float(len(replies)))
-        return Observed(model, state.start, [*state.joined, *start]), metrics
+        # Who was asked and lost has nothing yet, and is told again what to begin with.
+        return Observed(model, state.start, [*state.joined, *(client for client in start if client in replies)]), metrics
 
 
 def _look(nodes: list[GossipNode]) -> tuple[ModelState, float]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedml_core import tree
-from fedml_core.errors import ConfigError
+from fedml_core.errors import CommunicationError, ConfigError
 from fedml_core.federation.client import Client, Reply, is_finite, shapes, tasks
 from fedml_core.federation.dialogue import Dialogue, Post, Saying
 from fedml_core.federation.local_update import Around, LocalUpdate, local_updates
@@ -139,10 +139,15 @@ class Gossip(Dialogue):
         return FromOwn(self.local)
 
     def node(self, state: GossipNode | None, links: GossipLinks) -> GossipNode:
-        """What a client has before the step."""
+        """What a client has before the step.
+
+        Raises:
+            CommunicationError: the client has begun before, and what it had is gone.
+        """
         if state is not None:
             return state
-        assert links.start is not None
+        if links.start is None:
+            raise CommunicationError("a client no longer has its model, which it had from an earlier round: start the run anew")
         weight = torch.ones((), dtype=torch.float64, device=tree.tensors(links.start)[0].device) if self.weighted else None
         return replace(self.training.fresh(links.start), weight=weight)
 

@@ -8,11 +8,12 @@ from fedml_api import Experiment, FedAvg, LocalSGD, simulate
 from fedml_api.algorithms import DPSGD, DFedAvg
 from fedml_api.algorithms.fednova import Normalised
 from fedml_core import tree
-from fedml_core.errors import ConfigError
+from fedml_core.errors import CommunicationError, ConfigError
 from fedml_core.federation import (
     Around,
     Client,
     Evaluate,
+    Gathered,
     Gossip,
     GossipNode,
     PrivatePart,
@@ -231,6 +232,28 @@ def test_a_newcomer_begins_with_the_initial_model():
             pytest.approx((np.array(B[k]) + (1 - 0.1 * np.array(A[k])) ** steps * (np.array([1.0, 2.0]) - B[k])).tolist())
             for steps in (1, 2)
         ]
+
+
+def test_who_is_lost_in_its_first_round_begins_in_its_next():
+    algorithm, model = DPSGD(STEP), Vector([1.0, 2.0])
+    with REFERENCE.open(Experiment(model, DATA, Quadratic()).setup()) as session:
+        cohort = session.cohort(0, session.population())
+        asked = cohort.map
+
+        def lose(task, shared, own=None):
+            replies = asked(task, shared, own).gather()
+            del replies["q1"]
+            return Gathered(replies)
+
+        cohort.map = lose
+        state, _ = algorithm.round(algorithm.init(ModelState.of(model)), cohort)
+        session.restore([(client, kept) for client, kept in session.save() if client != "q1"])
+        assert "q1" not in state.joined
+        state, _ = algorithm.round(state, session.cohort(1, session.population()))
+        assert sorted(state.joined) == sorted(session.population()) == sorted(dict(session.save()))
+        session.restore([])
+        with pytest.raises(CommunicationError, match="no longer has its model"):
+            algorithm.round(state, session.cohort(2, session.population()))
 
 
 def test_the_server_sees_no_model_if_nobody_reports():
