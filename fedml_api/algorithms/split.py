@@ -181,13 +181,14 @@ class SplitSGD(Dialogue):
     def personal(self, model: ModelState, state: Tree) -> ModelState:
         return model if state is None else model.replaced(state)
 
+    def objection_to_letter(self, letter: Tree, shared: Tree) -> str | None:
+        if not any(_alike(letter, example) for example in shared["letters"]):
+            return "is none of those that this network's clients write"
+        return super().objection(letter, shared)
+
     def objection(self, value: Tree, shared: Tree) -> str | None:
-        if isinstance(value, dict) and value:
-            if not any(_alike(value, letter) for letter in shared["letters"]):
-                return "is none of those that this network's clients write"
-        elif isinstance(value, ModelState) == self.keeps:
-            return "is not what the client's layers became"
-        return super().objection(value, shared)
+        sound = isinstance(value, dict) and not value if self.keeps else isinstance(value, ModelState)
+        return super().objection(value, shared) if sound else "is not what the client's layers became"
 
     def shared(self, model: ModelState, server: Client) -> dict[str, Tree]:
         """What all clients are told of a model that is in training with this server.
@@ -224,7 +225,7 @@ class SplitSGD(Dialogue):
 
 
 def _alike(letter: Tree, example: Tree) -> bool:
-    """Whether a letter has the structure of another, kinds and sizes of numbers included, and as many rows in every tensor."""
+    """Whether a letter has the structure of another, kinds and sizes of numbers included, and as many rows in every tensor, some."""
 
     def kind(part: Tensor) -> tuple[object, ...]:
         return part.is_floating_point() or part.dtype, *part.shape[1:]
@@ -232,7 +233,8 @@ def _alike(letter: Tree, example: Tree) -> bool:
     (structure, parts), (wanted, examples) = tree.pack(letter), tree.pack(example)
     return structure == wanted and (
         all(part.dim() and kind(part) == kind(examples[path]) for path, part in parts.items())
-        and len({len(part) for part in parts.values()}) == 1
+        and len(rows := {len(part) for part in parts.values()}) == 1
+        and 0 not in rows
     )
 
 

@@ -373,24 +373,35 @@ LETTERS = {
     "no tensor": {"smashed": 1.0, "labels": LABELS},
     "no rows": {"smashed": torch.tensor(1.0), "labels": LABELS},
     "not a number": {"smashed": GOOD * torch.nan, "labels": LABELS},
-    "the layers kept to itself": {},
-    "other layers": ModelState({"0.weight": torch.ones(8, 5)}, {}),
+    "not a single row": {"smashed": GOOD[:0], "labels": {"y": LABELS["y"][:0]}},
+    "nothing": None,
+    "nothing in it": {},
+    "layers": ModelState({"0.weight": torch.ones(8, 5)}, {}),
 }
 
 
 @pytest.mark.parametrize("case", LETTERS)
-def test_a_letter_that_cannot_be_meant_is_not_read(case):
-    assert SplitSGD(LOCAL, 1).objection(LETTERS[case], told())
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_letter_that_cannot_be_meant_is_not_read(case, keeps):
+    assert SplitSGD(LOCAL, 1, keeps=keeps).objection_to_letter(LETTERS[case], told())
+    assert SplitSGD(LOCAL, 1).objection_to_letter(told()["model"], told())
 
 
 def test_letters_that_are_read():
-    assert SplitSGD(LOCAL, 1).objection({"smashed": GOOD.bfloat16(), "labels": LABELS}, told()) is None
-    assert SplitSGD(LOCAL, 1).objection(told()["model"], told()) is None
-    head = SplitSGD(LOCAL, 1, 1, keeps=True)
-    for letter in ({"smashed": GOOD}, {"gradient": torch.ones(4, 6)}, {}):
-        assert head.objection(letter, told(head)) is None
-    for letter in ({"smashed": GOOD, "labels": LABELS}, {"gradient": GOOD}, told(head)["model"]):
-        assert head.objection(letter, told(head))
+    assert SplitSGD(LOCAL, 1).objection_to_letter({"smashed": GOOD.bfloat16(), "labels": LABELS}, told()) is None
+    head = SplitSGD(LOCAL, 1, 1)
+    for letter in ({"smashed": GOOD}, {"gradient": torch.ones(4, 6)}):
+        assert head.objection_to_letter(letter, told(head)) is None
+    for letter in ({"smashed": GOOD, "labels": LABELS}, {"gradient": GOOD}):
+        assert head.objection_to_letter(letter, told(head))
+
+
+def test_a_reply_is_what_the_layers_became_or_nothing_where_they_are_kept():
+    layers, hands, keeps = told()["model"], SplitSGD(LOCAL, 1), SplitSGD(LOCAL, 1, keeps=True)
+    assert hands.objection(layers, told()) is keeps.objection({}, told()) is None
+    wrong = [None, {"smashed": GOOD, "labels": LABELS}, LETTERS["layers"]]
+    assert all(hands.objection(value, told()) for value in [*wrong, {}, tree.scale(layers, torch.nan)])
+    assert all(keeps.objection(value, told()) for value in [*wrong, layers])
 
 
 class Enduring(Loopback):
@@ -483,7 +494,7 @@ def test_where_none_may_be_missing_the_run_ends_and_names_who_is(monkeypatch):
 
 
 def test_a_letter_that_is_not_read_ends_the_run_where_none_may_be_missing(monkeypatch):
-    monkeypatch.setattr(SplitSGD, "objection", lambda self, value, shared: "is nonsense" if "smashed" in value else None)
+    monkeypatch.setattr(SplitSGD, "objection_to_letter", lambda self, letter, shared: "is nonsense")
     with pytest.raises(CommunicationError, match=r"client c\d at worker-1: its letter is nonsense"):
         simulate(experiment(Split(1, local=LOCAL), engine=Loopback(workers=1)))
 
