@@ -225,7 +225,7 @@ class SplitSGD(Dialogue):
 
 
 def _alike(letter: Tree, example: Tree) -> bool:
-    """Whether a letter has the structure of another, kinds and sizes of numbers included, and as many rows in every tensor, some."""
+    """Whether a letter has the structure of another, kinds and sizes of numbers included, and everywhere the same rows, some."""
 
     def kind(part: Tensor) -> tuple[object, ...]:
         return part.is_floating_point() or part.dtype, *part.shape[1:]
