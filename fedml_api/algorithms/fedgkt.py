@@ -138,7 +138,7 @@ class TrainEdge(Task):
 
     `own` holds the `edge` network as all begin, and the server's `answers` (None before there are any): `logits` of the examples
     with these `ids`. The reply holds of every training example its `ids`, `features`, edge `logits` and `labels`. The edge network
-    and the state of its optimizer stay at the client.
+    and the state of its optimizer stay at the client. `shared` may hold `features` and `logits` of no examples, for their shapes.
     """
 
     local: LocalSGD
@@ -177,10 +177,23 @@ class TrainEdge(Task):
             return "has ids that are not different numbers from 0 on"
         if labels.dtype != torch.int64 or labels.min() < 0 or labels.max() >= logits.shape[-1]:
             return "has labels that are not among the classes of its logits"
+        for name, example in shared.items():
+            if value[name].dtype != example.dtype or value[name].shape[1:] != example.shape[1:]:
+                found = [f"{part.dtype} {list(part.shape[1:])}" for part in (value[name], example)]
+                return f"has {name} of {found[0]} each, and those of this network are {found[1]}"
         return super().objection(value, shared)
 
 
 LESSON = ("ids", "features", "logits", "labels")
+
+
+def made_of_none(edge: nn.Sequential, examples: Examples) -> Batch:
+    """The `features` and `logits` that an edge network makes of such examples, of none of them."""
+    if "x" not in examples.columns:
+        return {}
+    x = examples.columns["x"]
+    features = outputs(edge[0], x.new_zeros((1, *x.shape[1:])))
+    return {"features": features[:0].clone(), "logits": outputs(edge[1], features)[:0].clone()}
 
 
 def teaching(count: int, answers: Tree) -> Batch:
@@ -309,8 +322,9 @@ class FedGKT(Algorithm):
         network = server.workspace.load(state.model)
         own = {id: {"edge": numbers(edge_of(network, id)), "answers": state.answers.get(id)} for id in cohort.clients}
         trainer = Distillation(server.trainer, self.server_alpha, self.temperature)
-        replies = cohort.map(TrainEdge(self.local, self.alpha, self.temperature), {}, own).gather()
-        lessons = {id: reply.value for id, reply in replies.items() if reply.weight}
+        shared = made_of_none(edge_of(network, cohort.clients[0]), server.train)
+        replies = cohort.map(TrainEdge(self.local, self.alpha, self.temperature), shared, own).gather()
+        lessons = {id: reply.value for id, reply in replies.items() if reply.weight and reply.value}
         if not lessons:
             return state, {}
         work, examples = server.workspace.part(network.server), together(lessons)

@@ -258,7 +258,7 @@ def test_what_travels():
             assert set(part) == {"edge", "answers"}
             assert tree.digest(part["edge"]) in began
         else:
-            assert part == {}
+            assert {name: list(none.shape) for name, none in part.items()} == {"features": [0, 6], "logits": [0, 3]}
     # Test examples that are no numbers would show in whatever they had a part in.
     columns = one.data.global_test.columns
     spoilt = {"x": columns["x"].index_fill(0, one.data.global_test.index, math.nan), "y": columns["y"]}
@@ -364,6 +364,12 @@ def test_features_of_another_shape_than_those_of_others_end_the_round():
         rounds(experiment(FedGKT(LOCAL, LOCAL), clients_per_round=4), wider)
 
 
+def test_who_sends_nothing_teaches_nothing_whatever_it_says_it_has():
+    one = experiment(FedGKT(LOCAL, LOCAL), clients_per_round=4, rounds=1)
+    state, _, sampled = rounds(one, lambda what, id, part: {} if (what, id) == ("value", "c1") else part)
+    assert set(state.answers) == set(sampled[0]) - {"c1"}
+
+
 @pytest.mark.parametrize("setting", [{"temperature": 0.0}, {"alpha": -0.1}, {"server_alpha": -1.0}])
 def test_settings_out_of_range_are_refused(setting):
     with pytest.raises(ConfigError, match=f"FedGKT.{next(iter(setting))}"):
@@ -388,10 +394,15 @@ GOOD = {"ids": torch.tensor([1, 0]), "features": torch.zeros(2, 6), "logits": to
         ({"labels": torch.tensor([-1, 0])}, "classes"),
         ({"labels": torch.tensor([0.0, 1.0])}, "classes"),
         ({"features": torch.full((2, 6), math.nan)}, "not finite"),
+        ({"features": torch.zeros(2, 7)}, r"features of torch.float32 [7] each, and those of this network are torch.float32 [6]"),
+        ({"features": torch.zeros(2, 6).int()}, "features of torch.int32"),
+        ({"logits": torch.zeros(2, 4)}, "logits of torch.float32 [4]"),
+        ({"logits": torch.zeros(2, 3).double()}, "logits of torch.float64"),
     ],
 )
 def test_what_a_device_may_not_send(change, objection):
-    found = TrainEdge(LOCAL, 1.0, 3.0).objection(GOOD | change, {})
+    shared = {"features": torch.zeros(0, 6), "logits": torch.zeros(0, 3)}
+    found = TrainEdge(LOCAL, 1.0, 3.0).objection(GOOD | change, shared)
     assert found is None if objection is None else objection in found
     assert TrainEdge(LOCAL, 1.0, 3.0).objection({}, {}) is None
     assert "not all of" in TrainEdge(LOCAL, 1.0, 3.0).objection(torch.zeros(2), {})
