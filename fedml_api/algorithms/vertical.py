@@ -27,6 +27,7 @@ from fedml_core.federation import (
     Task,
     algorithms,
     merge_metrics,
+    shapes,
     tasks,
 )
 from fedml_core.federation.intersection import Method, common_ids
@@ -147,6 +148,8 @@ class Vertical(Algorithm):
         _all_here(parties, cohort)
         task = TrainTogether(self.local, self.intersection, self.masks, self.encrypt, self.hand_in)
         shared = {"parties": parties, "top": None if state.begun else _part(state.model, "top.")}
+        if self.hand_in:
+            shared["shapes"] = shapes(state.model)
         own = {} if state.begun else {party: _part(state.model, f"bottoms.{party}.") for party in parties}
         replies = cohort.map(task, shared, own).gather()
         if missing := [party for party in parties if party not in replies]:
@@ -173,7 +176,8 @@ class TrainTogether(Dialogue):
     """One round at each party; the label holder's is a part more, and has the loss in its reply.
 
     `shared["parties"]` are all parties in the order in which outputs are added; `own` is the initial bottom of a party that begins,
-    and `shared["top"]` the initial top for the label holder.
+    and `shared["top"]` the initial top for the label holder; `shared["shapes"]` are those of the network, where
+    its parts are handed in.
     """
 
     local: LocalSGD
@@ -189,6 +193,8 @@ class TrainTogether(Dialogue):
         # The batches are those of the label holder, whoever draws them.
         drawing = replace(client, id=state.holder, train=mine)
         visits = self.local.visits(drawing)
+        if self.encrypt:
+            party.check_hidden(min(visits.lengths, default=0), len(mine))
         params = tree.tensors(party.part.params)
         steps = torch.tensor(float(len(visits.lengths)), dtype=torch.float64, device=client.workspace.device)
         context = LocalContext(tree.clone(params), shared, None, client.round, None, steps)
@@ -222,6 +228,13 @@ class TrainTogether(Dialogue):
         metrics = {"loss": Mean.of(losses)} if party.holds else {}
         part = tree.clone(party.part)
         return Reply(part if self.hand_in else {}, float(len(mine)), metrics, replace(state, part=part))
+
+    def objection(self, value: Tree, shared: Tree) -> str | None:
+        if not self.hand_in:
+            return "tells what nobody has asked for" if value != {} else None
+        if not isinstance(value, ModelState) or shapes(value) not in _parts(shared["shapes"], shared["parties"]):
+            return "is not a party's part of the network"
+        return super().objection(value, {})
 
     def _keys(self, party: _Party) -> Generator[Post, Letters, tuple[Weights | None, Columns | None]]:
         """What either side needs to compute under encryption, with keys for this round."""
@@ -322,6 +335,22 @@ class _Party:
         """The party's part below the sum."""
         bottom: nn.Module = self.module.bottoms[self.client.id]
         return bottom
+
+    def check_hidden(self, rows: int, people: int) -> None:
+        """Refuse batches from whose sums a party could compute the label holder's gradients.
+
+        Args:
+            rows: of the smallest batch; `people`: how many all parties know.
+        """
+        widths = {party: self.module.bottoms[party].in_features for party in self.parties if party != self.holder}
+        widest = max(widths, key=widths.__getitem__)
+        if rows <= widths[widest]:
+            raise ConfigError(
+                f"algorithm.encrypt = true: of the {people} people that all parties know a batch has as few as {rows}, and client "
+                f"{widest} has {widths[widest]} columns: from sums over a batch that is no larger it could compute what is to be "
+                "hidden; find more people in common, take larger batches that are all of one size (local.batch_size, "
+                "local.drop_last), leave columns out, or set encrypt=false"
+            )
 
     def sealed(self, out: Tensor) -> Tensor:
         """What to send of the party's outputs."""
@@ -440,6 +469,13 @@ def _part(model: ModelState, prefix: str) -> ModelState:
     return chosen(model, [name for name in (*model.params, *model.buffers) if name.startswith(prefix)])
 
 
+def _parts(whole: dict[str, dict[str, str]], parties: Sequence[str]) -> Iterator[Tree]:
+    """The shapes of what each party may have of a network of these: its part below the sum, or that and what is above."""
+    for party in parties:
+        for prefixes in ((f"bottoms.{party}.",), (f"bottoms.{party}.", "top.")):
+            yield {kind: {name: each[name] for name in each if name.startswith(prefixes)} for kind, each in whole.items()}
+
+
 def _in_order(model: ModelState, like: ModelState) -> ModelState:
     """The numbers of `model` by the names of `like`, in their order."""
     return ModelState({name: model.params[name] for name in like.params}, {name: model.buffers[name] for name in like.buffers})
@@ -450,7 +486,7 @@ def _handed_in(model: ModelState, replies: Mapping[str, Reply]) -> ModelState:
     joined = ModelState({}, {})
     for reply in replies.values():
         joined = joined.replaced(reply.value)
-    shapes = [{name: part.shape for name, part in [*each.params.items(), *each.buffers.items()]} for each in (joined, model)]
-    if shapes[0] != shapes[1]:
+    names = [name for reply in replies.values() for name in (*reply.value.params, *reply.value.buffers)]
+    if shapes(joined) != shapes(model) or len(set(names)) < len(names):
         raise CommunicationError("the parts that the parties have handed in do not make up the network")
     return _in_order(joined, model)

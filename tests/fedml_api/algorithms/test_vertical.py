@@ -14,8 +14,9 @@ from fedml_api.algorithms.vertical import TrainTogether
 from fedml_api.distributed import Loopback
 from fedml_api.model import LogisticRegression, VerticalLR, VerticalNN
 from fedml_core import tree
-from fedml_core.errors import ConfigError, DataError, FedMLError, RoundFailed
-from fedml_core.federation import Gathered, Setup, Talks
+from fedml_core.errors import CommunicationError, ConfigError, DataError, FedMLError, RoundFailed
+from fedml_core.federation import Gathered, Setup, Talks, shapes
+from fedml_core.federation.private_part import chosen
 from fedml_core.trainer import ModelState
 from tests.conftest import blobs
 from tests.people import PARTIES, network, people
@@ -274,6 +275,21 @@ def test_encryption_that_would_not_hide_is_refused(local, spec, message):
         run(Vertical(local, "plain", encrypt=True), data, network(data, SPECS[spec]))
 
 
+@pytest.mark.parametrize("size", [0, 64])
+def test_batches_are_no_larger_than_there_are_people(monkeypatch, size):
+    """However large they may be by the settings: from a batch of five shop, which has five columns, could solve for gradients."""
+
+    def keys():
+        raise InterruptedError("it would go on")
+
+    monkeypatch.setattr("fedml_api.algorithms.vertical.Weights", keys)
+    algorithm = Vertical(replace(SLOW, batch_size=size), "plain", encrypt=True)
+    with pytest.raises(ConfigError, match=r"of the 5 people .* as few as 5, and client shop has 5 columns: .* find more people"):
+        run(algorithm, people(train=5, known=1.0))
+    with pytest.raises(InterruptedError):
+        run(algorithm, people(train=6, known=1.0))
+
+
 # Refusals.
 
 
@@ -475,6 +491,40 @@ def test_a_part_of_another_shape_is_not_handed_in(monkeypatch):
     monkeypatch.setattr(TrainTogether, "talk", swollen)
     with pytest.raises(FedMLError, match="the parts that the parties have handed in do not make up the network"):
         run(PLAIN, people())
+
+
+def test_engines_know_what_can_be_handed_in(monkeypatch):
+    whole = ModelState.of(network(people(), SPECS["nn"]))
+    shared = {"parties": list(PARTIES), "shapes": shapes(whole)}
+    parts = {
+        prefix: chosen(whole, [name for name in whole.params if name.startswith(prefix)]) for prefix in ("bottoms.shop.", "top.")
+    }
+    shop, top = parts.values()
+    both, half = shop.replaced(top), ModelState(dict(list(shop.params.items())[1:]), {})
+    task, quiet = (TrainTogether(LOCAL, "plain", masks=False, encrypt=False, hand_in=hand_in) for hand_in in (True, False))
+    assert task.objection(shop, shared) is task.objection(both, shared) is quiet.objection({}, {}) is None
+    for value in (
+        {},
+        None,
+        whole,
+        top,
+        half,
+        ModelState({}, {}),
+        tree.map_tensors(torch.Tensor.double, shop),
+        tree.scale(shop, np.nan),
+    ):
+        assert task.objection(value, shared)
+    assert quiet.objection(shop, {})
+
+    talk = TrainTogether.talk
+
+    def silent(task, client, shared, own=None):
+        reply = yield from talk(task, client, shared, own)
+        return replace(reply, value={}) if client.id == "shop" else reply
+
+    monkeypatch.setattr(TrainTogether, "talk", silent)
+    with pytest.raises(CommunicationError, match="client shop sent is not a party's part of the network"):
+        run(PLAIN, people(), engine=Loopback(workers=3))
 
 
 @pytest.mark.parametrize("masks", [False, pytest.param(True, marks=pytest_cryptography)])
