@@ -192,9 +192,11 @@ class Gossip(Dialogue):
         if not self.report:
             return "tells what nobody has asked for" if tree.tensors(value) else None
         known = shared.get("shapes") if isinstance(shared, dict) else None
-        if not isinstance(value, GossipNode) or not isinstance(value.model, ModelState) or (value.weight is None) == self.weighted:
+        if not isinstance(value, GossipNode) or not isinstance(value.model, ModelState) or value.local is not None:
             return "is not the model of somebody who gossips"
-        if known is not None and shapes(value.model) != known:
+        if not _is_weight(value.weight) if self.weighted else value.weight is not None:
+            return "is not the model of somebody who gossips: its weight is none"
+        if known is not None and _ordered(shapes(value.model)) != _ordered(known):
             return "has other parameters than the server's model"
         return super().objection(value, shared)
 
@@ -211,12 +213,29 @@ class Gossip(Dialogue):
         return replace(trained, value=node if self.report else {}, state=replace(node, local=trained.state))
 
 
+def _is_weight(weight: Tree) -> bool:
+    """Whether somebody who gossips can have this weight w."""
+    return (
+        isinstance(weight, Tensor)
+        and weight.dtype == torch.float64
+        and weight.shape == ()
+        and bool(weight.isfinite())
+        and bool(weight > 0)
+    )
+
+
+def _ordered(named: Tree) -> Tree:
+    """A tree in which names are in an order that counts, as it does where tensors are added one after the other."""
+    return [(name, _ordered(part)) for name, part in named.items()] if isinstance(named, dict) else named
+
+
 def _fits(letter: Tree, said: Tree) -> bool:
     """Whether a letter can be added to what one would say oneself."""
-    if letter is None or tree.pack(letter)[0] != tree.pack(said)[0]:
+    if letter is None or _ordered(tree.pack(letter)[0]) != _ordered(tree.pack(said)[0]):
         return False
     pairs = zip(tree.tensors(letter), tree.tensors(said), strict=True)
-    return all(one.shape == two.shape and one.dtype == two.dtype and is_finite(one) for one, two in pairs)
+    alike = all(one.shape == two.shape and one.dtype == two.dtype and is_finite(one) for one, two in pairs)
+    return alike and ("weight" not in said or _is_weight(letter["weight"]))
 
 
 def _letters(said: Tree, links: GossipLinks) -> dict[str, Tree]:

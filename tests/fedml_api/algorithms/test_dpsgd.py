@@ -24,6 +24,7 @@ from fedml_core.federation import (
     sample_clients,
     shapes,
 )
+from fedml_core.federation.gossip import _fits
 from fedml_core.settings import settings
 from fedml_core.topology import (
     Complete,
@@ -314,6 +315,15 @@ def test_a_letter_that_never_comes_or_cannot_be_added(weighted, other):
     assert node.used.params["w"].item() == pytest.approx(4.6 / 0.8 if weighted else 6.2)
 
 
+def test_a_letter_of_push_sum_has_a_weight_that_weighs_and_names_in_their_order():
+    def two(names, weight=0.3):
+        return {"model": ModelState({name: torch.ones(1) for name in names}, {}), "weight": torch.tensor(weight).double()}
+
+    assert _fits(two("ab"), two("ab", 0.5))
+    for other in (two("ba"), two("ab", 0.0), two("ab", -0.3), two("ab", np.inf), dict(reversed(two("ab").items()))):
+        assert not _fits(other, two("ab"))
+
+
 def test_a_report_is_a_model_such_as_that_of_the_others():
     one, weight = ModelState({"w": torch.zeros(2)}, {}), torch.ones((), dtype=torch.float64)
     shared = {"shapes": shapes(one)}
@@ -324,7 +334,13 @@ def test_a_report_is_a_model_such_as_that_of_the_others():
     assert "nobody has asked" in quiet.objection(GossipNode(one, None, None), shared)
     for task, node in ((plain, GossipNode(one, weight, None)), (pushed, GossipNode(one, None, None)), (plain, one), (plain, {})):
         assert "somebody who gossips" in task.objection(node, shared)
+    assert "somebody who gossips" in plain.objection(GossipNode(one, None, {"x": weight}), shared)
+    for wrong in ("x", 1.0, weight.float(), weight.expand(3), 0 * weight, -weight, weight * np.inf, weight * np.nan):
+        assert "its weight is none" in pushed.objection(GossipNode(one, wrong, None), shared)
     assert "other parameters" in plain.objection(GossipNode(ModelState({"w": torch.zeros(3)}, {}), None, None), shared)
+    known = {"shapes": shapes(ModelState({"a": torch.ones(1), "b": torch.ones(1)}, {}))}
+    turned = GossipNode(ModelState({"b": torch.ones(1), "a": torch.ones(1)}, {}), None, None)
+    assert "other parameters" in plain.objection(turned, known)
     assert "not finite" in plain.objection(GossipNode(ModelState({"w": torch.full((2,), torch.nan)}, {}), None, None), shared)
 
 
