@@ -19,6 +19,7 @@ from fedml_core.federation import (
     Algorithm,
     Client,
     Cohort,
+    Conversation,
     Dialogue,
     Evaluate,
     LocalSGD,
@@ -254,13 +255,16 @@ class PassOn(Dialogue):
         entered, sums = passed_on(FIELD, seat.last, parcels_of(letters, len(update)))
         return Reply(Parcel(entered, sums, None), reply.weight, {}, reply.state)
 
+    def objection_to_letter(self, letter: Tree, shared: Tree) -> str | None:
+        return None if is_hello(letter) else "is no greeting"
+
     def objection(self, value: Tree, shared: Tree) -> str | None:
         if isinstance(value, Parcel):  # there are as many numbers as in the model, and some metrics
             length = value.sums.shape[-1] if isinstance(value.sums, Tensor) and value.sums.dim() else 0
             sound = length >= tree.count(shared) and is_parcel(value, length, final=True)
         else:
-            sound = is_hello(value) or (isinstance(value, dict) and not value)
-        return None if sound else "is neither a greeting nor a sum"
+            sound = isinstance(value, dict) and not value
+        return None if sound else "is neither empty nor a sum"
 
 
 def numbers(reply: Reply, most: float) -> Tensor:
@@ -325,7 +329,7 @@ class TurboAggregate(Algorithm):
     def round(self, state: ServerState, cohort: Cohort) -> tuple[ServerState, dict[str, Mean]]:
         code = FixedPoint(self.bits, self.rounding)
         with cohort.converse(PassOn(self.local, code), shared=state.model) as conversation:
-            said = greetings(conversation.hear())
+            said = greetings(conversation)
             if len(said) < FEWEST:
                 problem = f"a sum over {len(said)} clients hides nobody: let clients_per_round be at least {FEWEST}"
                 raise RoundFailed(problem) if conversation.lost else ConfigError(problem)
@@ -364,20 +368,25 @@ class TurboAggregate(Algorithm):
         return Evaluate(of=self.local)
 
 
-def greetings(letters: Mapping[str, Tree]) -> dict[str, Hello]:
-    """What clients say at first.
+def greetings(conversation: Conversation) -> dict[str, Hello]:
+    """What clients say at first, without those that say something else, or have not measured what most have: they are dismissed.
 
     Raises:
-        CommunicationError: a letter is something else, or the clients have not measured the same.
+        CommunicationError: there is one, and none may be lost.
     """
+    letters = conversation.hear()
+    measured = [tuple(letter.metrics) for letter in letters.values() if is_hello(letter)]
+    usual = max(measured, key=measured.count, default=())
     found: dict[str, Hello] = {}
     for client, letter in letters.items():
-        if not is_hello(letter) or letter.metrics != next(iter(found.values()), letter).metrics:
-            raise CommunicationError(
-                f"client {client} does not say how many examples it has, the metrics that the others have, and a seed: "
-                "let all parties run the same version, with the same trainer"
+        if is_hello(letter) and tuple(letter.metrics) == usual:
+            found[client] = letter
+        else:
+            conversation.dismiss(
+                client,
+                "it does not say how many examples it has, the metrics that the others have, and a seed: "
+                "let all parties run the same version, with the same trainer",
             )
-        found[client] = letter
     return found
 
 

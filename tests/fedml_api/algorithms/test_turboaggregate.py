@@ -416,34 +416,40 @@ SOUND = Hello(3.0, ["loss"], torch.zeros(32, dtype=torch.uint8))
         replace(SOUND, seed=SOUND.seed.int()),
     ],
 )
-def test_a_greeting_that_is_none_is_refused_by_name(hello):
+@pytest.mark.parametrize("sender", ["c0", "c3"])
+def test_a_greeting_that_is_none_is_refused_by_name(sender, hello):
     def fault(saying):
         post = next(saying)
         return (yield from resumed(saying, Post({SERVER: hello}, post.wait)))
 
-    with opened() as (cohort, model), pytest.raises(CommunicationError, match="client c3 does not say how many examples"):
-        change(cohort, model, {"c3": fault})
+    with (
+        opened() as (cohort, model),
+        pytest.raises(CommunicationError, match=f"client {sender}: it does not say how many examples"),
+    ):
+        change(cohort, model, {sender: fault})
 
 
 @pytest.mark.parametrize(
-    ("letter", "sound"),
+    ("sent", "letter", "reply"),
     [
-        ({}, True),
-        (SOUND, True),
-        (replace(SOUND, examples=math.nan), False),
-        (Parcel(["c0"], VECTOR, None), True),
-        (Parcel(["c0"], VECTOR[:, :17], None), False),
-        (Parcel(["c0"], VECTOR[0], None), False),
-        (Parcel(["c0"], VECTOR - 1, None), False),
-        (Parcel([], VECTOR, None), False),
-        (Parcel([], None, None), False),
-        (Parcel(["c0"], VECTOR, VECTOR), False),
-        ({"x": VECTOR}, False),
-        (None, False),
+        ({}, False, True),
+        (SOUND, True, False),
+        (replace(SOUND, examples=math.nan), False, False),
+        (Parcel(["c0"], VECTOR, None), False, True),
+        (Parcel(["c0"], VECTOR[:, :17], None), False, False),
+        (Parcel(["c0"], VECTOR[0], None), False, False),
+        (Parcel(["c0"], VECTOR - 1, None), False, False),
+        (Parcel([], VECTOR, None), False, False),
+        (Parcel([], None, None), False, False),
+        (Parcel(["c0"], VECTOR, VECTOR), False, False),
+        ({"x": VECTOR}, False, False),
+        (None, False, False),
     ],
 )
-def test_engines_know_what_the_server_can_be_sent(letter, sound):
-    assert (PassOn(LOCAL).objection(letter, ModelState.of(torch.nn.Linear(5, 3))) is None) == sound
+def test_engines_know_what_the_server_can_be_sent(sent, letter, reply):
+    task, model = PassOn(LOCAL), ModelState.of(torch.nn.Linear(5, 3))
+    assert (task.objection_to_letter(sent, model) is None) == letter
+    assert (task.objection(sent, model) is None) == reply
 
 
 class Enduring(Loopback):
@@ -495,6 +501,25 @@ def test_clients_that_an_engine_loses(monkeypatch, after, gone, there):
         state, metrics = TURBO.round(TURBO.init(model), cohort)
         assert sorted(cohort.missing) == sorted(lost)
     assert metrics["entered"].total == there
+    assert max(part.abs().max().item() for part in tree.tensors(tree.sub(tree.sub(state.model, model), expected))) < 1e-5
+
+
+@pytest.mark.parametrize("hello", [replace(SOUND, metrics=["accuracy"]), Parcel(["c0"], VECTOR, None), {}])
+def test_who_greets_unlike_the_others_is_lost_be_it_the_first(monkeypatch, hello):
+    talk = PassOn.talk
+
+    def talks(self, client, shared, own=None):
+        saying = talk(self, client, shared, own)
+        post = next(saying)
+        return (yield from resumed(saying, Post({SERVER: hello}, post.wait) if client.id == "c0" else post))
+
+    with opened(8) as (cohort, model):
+        expected = mean_of(cohort, model, cohort.clients[1:]).value
+    monkeypatch.setattr(PassOn, "talk", talks)
+    with opened(8, Enduring(workers=8)) as (cohort, _):
+        state, metrics = TURBO.round(TURBO.init(model), cohort)
+        assert cohort.missing == ["c0"]
+    assert metrics["entered"].total == 7
     assert max(part.abs().max().item() for part in tree.tensors(tree.sub(tree.sub(state.model, model), expected))) < 1e-5
 
 
