@@ -17,7 +17,7 @@ from fedml_core import tree
 from fedml_core.communication.loopback import loopback_network
 from fedml_core.communication.message import SERVER, Message
 from fedml_core.errors import CommunicationError, ConfigError, Refused, RoundFailed
-from fedml_core.federation import ClientRunner, Reply, Setup, describe, restore, tasks
+from fedml_core.federation import ClientRunner, Mean, Reply, Setup, describe, restore, tasks
 from fedml_core.federation.client import Task
 from fedml_core.settings import settings
 from fedml_core.trainer import Clip, Cosine, ModelState, Proximal
@@ -321,7 +321,14 @@ def spoilt(payload, how):
     """An answer that can be decoded but must not be believed."""
     ((client, reply),) = payload["replies"].items()
     nan = tree.map_tensors(lambda part: part * float("nan"), reply.value)
-    short = ModelState({name: part[:1] for name, part in reply.value.params.items()}, {})
+    params = reply.value.params
+    short = ModelState({name: part[:1] for name, part in params.items()}, {})
+    text = ModelState({name: str((part.dtype, tuple(part.shape))) for name, part in params.items()}, {})
+    reverse = ModelState(dict(reversed(params.items())), {})
+
+    def measured(total, count):
+        return {"replies": {client: Reply(reply.value, 1.0, {"loss": Mean(total, count)})}}
+
     return {
         "no replies": {"hello": 1},
         "not a dict": [1, 2],
@@ -336,6 +343,15 @@ def spoilt(payload, how):
         "no model": {"replies": {client: Reply(None, 1.0, {})}},
         "odd type": {"replies": {client: Reply({"x": torch.zeros(1).to(torch.float8_e4m3fn)}, 1.0, {})}},
         "too heavy": {"replies": {client: Reply(reply.value, 2**64 - 1, {})}},
+        "text": {"replies": {client: Reply(text, 1.0, {})}},
+        "text for all": {"replies": {client: Reply(ModelState("weight", "bias"), 1.0, {})}},
+        "other order": {"replies": {client: Reply(reverse, 1.0, {})}},
+        "nan loss": measured(float("nan"), 1.0),
+        "infinite loss": measured(float("-inf"), 1.0),
+        "a loss whose sum overflows": measured(1e308, 1.0),
+        "infinite count": measured(1.0, float("inf")),
+        "nan count": measured(1.0, float("nan")),
+        "negative count": measured(1.0, -1),
     }[how]
 
 
@@ -343,7 +359,9 @@ def spoilt(payload, how):
     "how",
     [
         *("no replies", "not a dict", "another's", "not a reply", "heavy", "negative", "odd metrics", "nan", "other shapes"),
-        *("folded", "no model", "odd type", "too heavy"),
+        *("folded", "no model", "odd type", "too heavy", "text", "text for all", "other order"),
+        *("nan loss", "infinite loss", "a loss whose sum overflows"),
+        *("infinite count", "nan count", "negative count"),
     ],
 )
 def test_what_a_device_makes_up_is_not_believed(stage, how):
