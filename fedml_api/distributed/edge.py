@@ -63,7 +63,9 @@ class Edge(Engine):
 
 def serve_devices(engine: Edge, com: ComManager, setup: Setup) -> Iterator[Session]:
     """A session whose clients are the devices that join over `com`."""
-    server = ServerManager(com, engine.run, setup.identity, welcome={"recipe": setup.recipe, "identity": setup.identity})
+    server = ServerManager(
+        com, engine.run, setup.identity, welcome={"recipe": setup.recipe, "identity": setup.identity}, own_clients=True
+    )
     finished = False
     try:
         yield EdgeSession(engine, server, setup)

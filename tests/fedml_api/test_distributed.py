@@ -240,6 +240,37 @@ def test_who_does_not_fit_is_refused_with_a_reason(stage, about, reason):
         ClientManager(stage.doors["a"], "run", None).join(1)
 
 
+@pytest.mark.parametrize("hosts", [None, {}])
+def test_who_must_have_clients_of_its_own_gets_no_others(stage, hosts):
+    stage.server.own_clients = True
+    stage.say("a", "join", {"protocol": PROTOCOL, "config": None, "hosts": hosts})
+    stage.server.attend_all()
+    assert "names no client of its own" in stage.doors["a"].receive(1).payload["reason"]
+    assert not stage.server.members
+    assert stage.joins("b", "c0").type == "welcome"
+
+
+@pytest.mark.parametrize("ongoing", [False, True])
+def test_private_states_that_a_device_sends_are_not_kept(stage, ongoing):
+    for name, client in (("a", "c0"), ("b", "c1")):
+        stage.joins(name, client)
+    model = ModelState.of(stage.network)
+    cohort = stage.session.cohort(0, ["c0", "c1"])
+    if ongoing:
+        cohort.begin(CountVisits(), model)
+    values = cohort.map(CountVisits(), model)
+    thread = threading.Thread(daemon=True, target=lambda: [*cohort.arrivals(2)] if ongoing else values.gather())
+    thread.start()
+    for name in "ab":
+        work = stage.doors[name].receive(1)
+        answer = ClientManager(stage.doors[name], "run", None)._work(work.payload, work.round, stage.runner)
+        assert all(reply.state == {"visits": 1} for reply in answer["replies"].values())
+        stage.say(name, "done", answer, round=work.round, reply_to=work.id)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert stage.session.states == {}
+
+
 def test_loopback_gives_the_bits_of_the_reference_for_any_number_of_workers(dataset, network):
     reference = simulate(experiment(dataset, network, engine=Standalone())).sha256
     for workers in (1, 2, 5):
