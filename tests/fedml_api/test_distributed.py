@@ -432,3 +432,20 @@ def test_who_is_missing_in_a_part_is_missing_in_the_whole():
     assert whole.missing == ["c"]
     whole.only(["a", "b"]).miss(["a"])
     assert whole.missing == ["a", "c"]
+
+
+def test_a_round_that_fails_at_once_is_not_tried_again_at_once(dataset, network, monkeypatch):
+    tries, pauses = [], []
+    clock = SimpleNamespace(perf_counter=time.perf_counter, monotonic=lambda: 5.0 + len(tries) / 4, sleep=pauses.append)
+
+    class Deserted(FedAvg):
+        def round(self, state, cohort):
+            tries.append(cohort.round)
+            if len(tries) in (2, 3):
+                raise RoundFailed("nobody is here")
+            return super().round(state, cohort)
+
+    monkeypatch.setattr("fedml_api.run.experiment.time", clock)
+    simulate(experiment(dataset, network, algorithm=Deserted(), rounds=3))
+    assert tries == [0, 1, 1, 1, 2]
+    assert pauses == [0.75, 0.75]  # a try takes a quarter of a second
