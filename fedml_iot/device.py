@@ -58,9 +58,10 @@ class Device:
         while not over:
             hosts = {client: len(data.train(client)) for client in data.client_ids}
             manager = ClientManager(com, run, identity, hosts)
-            setup = make_setup(self._join(manager), data)
+            welcome = self._join(manager)
+            setup = make_setup(welcome, data)
             log.info("%s joined run '%s' with %d examples", self.name, run, sum(hosts.values()))
-            runner = KeepingRunner(setup, self.state / run)
+            runner = KeepingRunner(setup, self.state / run, federation_of(welcome))
             over = manager.serve(runner)
             if not over:
                 log.warning("the server is gone; waiting for it to come back")
@@ -76,11 +77,16 @@ class Device:
 
 
 class KeepingRunner:
-    """Carries this device's client out, and keeps its private state on disk instead of sending it."""
+    """Carries this device's client out, and keeps its private state on disk instead of sending it.
 
-    def __init__(self, setup: Setup, folder: Path) -> None:
+    Args:
+        folder: where; `federation`: what tells this run from others of its name, whose states are not for it.
+    """
+
+    def __init__(self, setup: Setup, folder: Path, federation: str) -> None:
         self.runner = ClientRunner(setup)
-        self.folder = folder
+        self.folder, self.federation = folder, federation
+        self.told: set[str] = set()
 
     def __call__(self, id: str, round: int, task: Task, shared: Tree, own: Tree, state: Tree) -> Reply:
         kept = self._kept(id, round)
@@ -99,14 +105,32 @@ class KeepingRunner:
     def _kept(self, id: str, round: int) -> Tree:
         """The private state with which to begin this round."""
         path = self.folder / f"{id}.state"
-        saved = read_state(path) if path.exists() else {"round": -1, "before": None, "after": None}
+        if not path.exists():
+            return None
+        saved = read_state(path)
+        # Files of earlier versions do not say of which run they are. Before the first round there is no state in any.
+        if saved.get("federation", self.federation) != self.federation or round == 0 < saved["round"]:
+            if id not in self.told:
+                log.warning("the private state in %s is of another run of this name: client %s begins afresh", path, id)
+                self.told.add(id)
+            return None
+        if saved["round"] < round:
+            return saved["after"]
+        if saved["round"] > round:
+            log.warning(
+                "the server went back to round %d, and the private state of client %s to no earlier one than before round %d: "
+                "the two may not fit each other",
+                *(round + 1, id, saved["round"] + 1),
+            )
         # Asked again for the round it did last, before the reply got through: the state is the one it had then.
-        return saved["before"] if saved["round"] == round else saved["after"]
+        return saved["before"]
 
     def _without_state(self, id: str, round: int, kept: Tree, reply: Reply) -> Reply:
         """What leaves the device of a reply; its state does not."""
         if reply.state is not None:
-            write_state(self.folder / f"{id}.state", {"round": round, "before": kept, "after": reply.state})
+            write_state(
+                self.folder / f"{id}.state", {"federation": self.federation, "round": round, "before": kept, "after": reply.state}
+            )
         return Reply(reply.value, reply.weight, reply.metrics)
 
 
@@ -130,6 +154,11 @@ def write_state(path: Path, state: Tree) -> None:
     for part in parts:
         total.update(part)
     write_atomic(path, [total.digest(), *parts])
+
+
+def federation_of(welcome: Any) -> str:
+    """What tells a run from others of its name, from the server's welcome: servers of earlier versions know its configuration."""
+    return next((value for name in ("federation", "identity") if isinstance(value := welcome.get(name), str)), "")
 
 
 def make_setup(welcome: Any, data: DeviceData) -> Setup:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, ClassVar
 
@@ -17,6 +18,7 @@ from fedml_core.communication.message import SERVER
 from fedml_core.errors import ConfigError
 from fedml_core.federation import Cohort, Engine, Session, Setup, engines, sample_clients
 from fedml_core.settings import settings
+from fedml_core.tree import Tree
 
 log = logging.getLogger("fedml")
 # Seconds between two lines about who is here, while the server waits; after a change the next one comes sooner, but not so soon
@@ -63,7 +65,7 @@ class Edge(Engine):
 
 def serve_devices(engine: Edge, com: ComManager, setup: Setup) -> Iterator[Session]:
     """A session whose clients are the devices that join over `com`."""
-    server = ServerManager(com, engine.run, setup.identity, welcome={"recipe": setup.recipe, "identity": setup.identity})
+    server = ServerManager(com, engine.run, setup.identity, own_clients=True)
     finished = False
     try:
         yield EdgeSession(engine, server, setup)
@@ -79,9 +81,23 @@ class EdgeSession(RemoteSession):
 
     def __init__(self, engine: Edge, server: ServerManager, setup: Setup) -> None:
         super().__init__(server, {}, device=setup.device, setup=setup)
-        self.engine = engine
+        self.engine, self.recipe = engine, setup.recipe
         # Devices that are named like clients of the data set keep its order, so that the run can be compared with a simulation.
         self.order = {client: i for i, client in enumerate(setup.data.client_ids)}
+        self._be(uuid.uuid4().hex)
+
+    def _be(self, federation: str) -> None:
+        """What tells this run from others of its name: devices begin a new one without the private states of the last."""
+        self.federation = federation
+        self.server.welcome = {"recipe": self.recipe, "identity": self.server.config, "federation": federation}
+
+    def save(self) -> Iterable[tuple[str, Tree]]:
+        # No device has an empty name, and what the devices keep is theirs.
+        return [("", {"federation": self.federation})]
+
+    def restore(self, saved: Iterable[tuple[str, Tree]]) -> None:
+        # A checkpoint of an earlier version does not say; its devices go by the configuration.
+        self._be(dict(saved).get("", {}).get("federation", self.server.config))
 
     def population(self) -> Sequence[str]:
         self._await_devices()

@@ -119,8 +119,8 @@ class Ongoing:
         problem = outcome.reason or objection(payload, [one.client], one.task, one.shared, None)
         if problem:
             self._lose(one, problem, fatal=outcome.message.type != GONE and self.server.patience.minimum is None)
-        elif self.begun.get(one.client) is one:
-            self.done[one.client] = tree.to(payload, self.session.device)["replies"][one.client]
+        elif self.begun.get(one.client) is one and one.member is not None:
+            self.done[one.client] = tree.to(one.member.without_states(payload), self.session.device)["replies"][one.client]
 
     def _lose(self, one: Begun, problem: str, fatal: bool = False) -> None:
         """Forget what a client was at work on, unless it has begun something else since."""

@@ -10,6 +10,8 @@ from fedml_core.tree import Tree
 
 # Up to here floats count exactly; beyond, the model times the weight of its client might overflow.
 HEAVIEST = 1 << 53
+# Up to here sums over clients stay finite, however many they are.
+HIGHEST = 1e290
 
 # (client, round, task, shared, own, private state) -> reply; a ClientRunner, or a device's own
 Runner = Callable[[str, int, Task, Tree, Tree, Tree], Reply]
@@ -53,10 +55,15 @@ def objection(payload: Any, clients: Sequence[str], task: Task, shared: Tree, ag
             return f"what client {client} sent is not a reply"
         if not isinstance(reply.weight, (int, float)) or not 0 <= reply.weight <= HEAVIEST:
             return f"the weight of client {client} is {reply.weight}"
-        if not all(
-            isinstance(m, Mean) and isinstance(m.total, float) and isinstance(m.count, (int, float)) for m in reply.metrics.values()
-        ):
-            return f"the metrics of client {client} are not means"
+        if not all(map(_is_mean, reply.metrics.values())):
+            return f"the metrics of client {client} are not means of finite numbers"
         if problem := task.objection(reply.value, shared):
             return f"what client {client} sent {problem}"
     return None
+
+
+def _is_mean(mean: Any) -> bool:
+    """Whether it is one that leaves the mean over all clients finite."""
+    if not isinstance(mean, Mean) or not isinstance(mean.total, float) or not isinstance(mean.count, (int, float)):
+        return False
+    return abs(mean.total) <= HIGHEST and 0 <= mean.count <= HEAVIEST

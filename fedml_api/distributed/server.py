@@ -23,7 +23,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -112,12 +112,35 @@ class Member:
         self.map = map
         return payload
 
+    def without_states(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """A sound answer of this member, less private states that are to stay with it: it may have sent some."""
+        if self.hosts is None:
+            return answer
+        if "folded" in answer:
+            return answer | {"states": {}}
+        return {"replies": {client: replace(reply, state=None) for client, reply in answer["replies"].items()}}
+
 
 class ServerManager:
-    """Who has joined, and what they are doing."""
+    """Who has joined, and what they are doing.
 
-    def __init__(self, com: ComManager, run: str, config: str, patience: Patience = Patience(), welcome: Tree = None) -> None:
+    Args:
+        run: the run that workers join; `config`: hash of the configuration that a worker must have, if it has one.
+        welcome: what a worker is told that joins.
+        own_clients: whether every worker must name clients of its own, as devices do, and is asked for no others.
+    """
+
+    def __init__(
+        self,
+        com: ComManager,
+        run: str,
+        config: str,
+        patience: Patience = Patience(),
+        welcome: Tree = None,
+        own_clients: bool = False,
+    ) -> None:
         self.worker, self.config, self.patience, self.welcome = Worker(com, run), config, patience, welcome
+        self.own_clients = own_clients
         self.mailbox = Mailbox(self.worker)
         self.worker.register_message_handler("join", self._join)
         self.worker.register_message_handler(GONE, self._gone)
@@ -185,6 +208,8 @@ class ServerManager:
                     return f"it speaks protocol {protocol}, the server {PROTOCOL}: install the same version of fedml on both"
                 if config is not None and config != self.config:
                     return f"its configuration is {config[:12]}, the server's {self.config[:12]}: start both with the same one"
+                if self.own_clients and not hosts:
+                    return "it names no client of its own, as every device must: start it with `fedml join` and a folder of data"
                 taken = [client for client in hosts or () if any(client in (other.hosts or ()) for other in rivals)]
                 return f"client {taken[0]} is here already, at another worker: give each device its own name" if taken else None
         return "its join message is not one of this protocol: install the same version of fedml on both"
@@ -366,13 +391,13 @@ class RemoteValues(ClientValues):
                 elif outcomes is None:
                     break
                 for outcome in outcomes or ():
-                    parcel, _ = outcome.question.about
+                    parcel, member = outcome.question.about
                     problem = outcome.reason or objection(
                         outcome.message.payload, parcels[parcel], self.task, self.shared, aggregator
                     )
                     if not problem:
                         answers += 1
-                        yield parcel, tree.to(outcome.message.payload, self.session.device)
+                        yield parcel, tree.to(member.without_states(outcome.message.payload), self.session.device)
                         continue
                     failed.append(parcel)
                     problem = f"{name}: {outcome.question.worker} failed: {problem}"

@@ -27,6 +27,8 @@ from fedml_core.tree import Tree
 
 log = logging.getLogger("fedml")
 Row = dict[str, Any]
+# Least seconds from one try of a round to the next: one that fails at once would otherwise fail thousands of times a minute.
+RETRY = 1.0
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
@@ -219,11 +221,13 @@ def simulate(
 def _round(experiment: Experiment, session: Session, state: Tree, round: int) -> tuple[Cohort, Tree, dict[str, Mean]]:
     """The clients that were asked, and what the algorithm made of their replies; tried again until enough of them reply."""
     while True:
+        began = time.monotonic()
         cohort = session.cohort(round, session.select(experiment.clients_per_round, experiment.seed, round))
         try:
             return cohort, *experiment.algorithm.round(state, cohort)
         except RoundFailed as error:
             log.warning("%s; trying the round again", error)
+            time.sleep(max(0.0, began + RETRY - time.monotonic()))
 
 
 def _about(experiment: Experiment) -> str:

@@ -209,8 +209,19 @@ def is_finite(part: torch.Tensor) -> bool:
 
 
 def shapes(model: ModelState) -> Tree:
-    """Type and shape of everything in a model, as text: what two models must agree in to be added."""
-    return tree.map_tensors(lambda part: str((part.dtype, tuple(part.shape))), {"params": model.params, "buffers": model.buffers})
+    """Name, type and shape of everything in a model, in order: what two models must agree in to be added, tensor by tensor.
+
+    What is no tensor has no shape, and so agrees with no part of a model.
+    """
+    return {"params": _shapes(model.params), "buffers": _shapes(model.buffers)}
+
+
+def _shapes(parts: Tree) -> list[list[str | None]] | None:
+    if not isinstance(parts, dict):  # a device may have sent it
+        return None
+    return [
+        [name, str((part.dtype, tuple(part.shape))) if isinstance(part, torch.Tensor) else None] for name, part in parts.items()
+    ]
 
 
 tasks: Registry[Task] = Registry("task", Task)

@@ -17,7 +17,7 @@ from fedml_core import tree
 from fedml_core.communication.loopback import loopback_network
 from fedml_core.communication.message import SERVER, Message
 from fedml_core.errors import CommunicationError, ConfigError, Refused, RoundFailed
-from fedml_core.federation import ClientRunner, Reply, Setup, describe, restore, tasks
+from fedml_core.federation import ClientRunner, Mean, Reply, Setup, describe, restore, tasks
 from fedml_core.federation.client import Task
 from fedml_core.settings import settings
 from fedml_core.trainer import Clip, Cosine, ModelState, Proximal
@@ -240,6 +240,37 @@ def test_who_does_not_fit_is_refused_with_a_reason(stage, about, reason):
         ClientManager(stage.doors["a"], "run", None).join(1)
 
 
+@pytest.mark.parametrize("hosts", [None, {}])
+def test_who_must_have_clients_of_its_own_gets_no_others(stage, hosts):
+    stage.server.own_clients = True
+    stage.say("a", "join", {"protocol": PROTOCOL, "config": None, "hosts": hosts})
+    stage.server.attend_all()
+    assert "names no client of its own" in stage.doors["a"].receive(1).payload["reason"]
+    assert not stage.server.members
+    assert stage.joins("b", "c0").type == "welcome"
+
+
+@pytest.mark.parametrize("ongoing", [False, True])
+def test_private_states_that_a_device_sends_are_not_kept(stage, ongoing):
+    for name, client in (("a", "c0"), ("b", "c1")):
+        stage.joins(name, client)
+    model = ModelState.of(stage.network)
+    cohort = stage.session.cohort(0, ["c0", "c1"])
+    if ongoing:
+        cohort.begin(CountVisits(), model)
+    values = cohort.map(CountVisits(), model)
+    thread = threading.Thread(daemon=True, target=lambda: [*cohort.arrivals(2)] if ongoing else values.gather())
+    thread.start()
+    for name in "ab":
+        work = stage.doors[name].receive(1)
+        answer = ClientManager(stage.doors[name], "run", None)._work(work.payload, work.round, stage.runner)
+        assert all(reply.state == {"visits": 1} for reply in answer["replies"].values())
+        stage.say(name, "done", answer, round=work.round, reply_to=work.id)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert stage.session.states == {}
+
+
 def test_loopback_gives_the_bits_of_the_reference_for_any_number_of_workers(dataset, network):
     reference = simulate(experiment(dataset, network, engine=Standalone())).sha256
     for workers in (1, 2, 5):
@@ -321,7 +352,14 @@ def spoilt(payload, how):
     """An answer that can be decoded but must not be believed."""
     ((client, reply),) = payload["replies"].items()
     nan = tree.map_tensors(lambda part: part * float("nan"), reply.value)
-    short = ModelState({name: part[:1] for name, part in reply.value.params.items()}, {})
+    params = reply.value.params
+    short = ModelState({name: part[:1] for name, part in params.items()}, {})
+    text = ModelState({name: str((part.dtype, tuple(part.shape))) for name, part in params.items()}, {})
+    reverse = ModelState(dict(reversed(params.items())), {})
+
+    def measured(total, count):
+        return {"replies": {client: Reply(reply.value, 1.0, {"loss": Mean(total, count)})}}
+
     return {
         "no replies": {"hello": 1},
         "not a dict": [1, 2],
@@ -336,6 +374,15 @@ def spoilt(payload, how):
         "no model": {"replies": {client: Reply(None, 1.0, {})}},
         "odd type": {"replies": {client: Reply({"x": torch.zeros(1).to(torch.float8_e4m3fn)}, 1.0, {})}},
         "too heavy": {"replies": {client: Reply(reply.value, 2**64 - 1, {})}},
+        "text": {"replies": {client: Reply(text, 1.0, {})}},
+        "text for all": {"replies": {client: Reply(ModelState("weight", "bias"), 1.0, {})}},
+        "other order": {"replies": {client: Reply(reverse, 1.0, {})}},
+        "nan loss": measured(float("nan"), 1.0),
+        "infinite loss": measured(float("-inf"), 1.0),
+        "a loss whose sum overflows": measured(1e308, 1.0),
+        "infinite count": measured(1.0, float("inf")),
+        "nan count": measured(1.0, float("nan")),
+        "negative count": measured(1.0, -1),
     }[how]
 
 
@@ -343,7 +390,9 @@ def spoilt(payload, how):
     "how",
     [
         *("no replies", "not a dict", "another's", "not a reply", "heavy", "negative", "odd metrics", "nan", "other shapes"),
-        *("folded", "no model", "odd type", "too heavy"),
+        *("folded", "no model", "odd type", "too heavy", "text", "text for all", "other order"),
+        *("nan loss", "infinite loss", "a loss whose sum overflows"),
+        *("infinite count", "nan count", "negative count"),
     ],
 )
 def test_what_a_device_makes_up_is_not_believed(stage, how):
@@ -383,3 +432,20 @@ def test_who_is_missing_in_a_part_is_missing_in_the_whole():
     assert whole.missing == ["c"]
     whole.only(["a", "b"]).miss(["a"])
     assert whole.missing == ["a", "c"]
+
+
+def test_a_round_that_fails_at_once_is_not_tried_again_at_once(dataset, network, monkeypatch):
+    tries, pauses = [], []
+    clock = SimpleNamespace(perf_counter=time.perf_counter, monotonic=lambda: 5.0 + len(tries) / 4, sleep=pauses.append)
+
+    class Deserted(FedAvg):
+        def round(self, state, cohort):
+            tries.append(cohort.round)
+            if len(tries) in (2, 3):
+                raise RoundFailed("nobody is here")
+            return super().round(state, cohort)
+
+    monkeypatch.setattr("fedml_api.run.experiment.time", clock)
+    simulate(experiment(dataset, network, algorithm=Deserted(), rounds=3))
+    assert tries == [0, 1, 1, 1, 2]
+    assert pauses == [0.75, 0.75]  # a try takes a quarter of a second
