@@ -56,7 +56,7 @@ def test_same_bits_as_the_reference(reference, algorithm, engine):
 @pytest.mark.parametrize("ranks", [1, 2, 5])
 def test_same_bits_under_mpirun(reference, ranks):
     command, environment = mpi_or_skip(ranks, [sys.executable, "-m", "tests.conformance.experiments"])
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {name: result.sha256 for name, result in reference.items()}
 
