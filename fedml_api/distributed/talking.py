@@ -221,13 +221,13 @@ class RemoteConversation(Conversation):
         self._here.replies.clear()
 
     def _settle(self, outcome: Outcome) -> None:
-        _, clients = outcome.question.about
+        member, clients = outcome.question.about
         payload = outcome.message.payload
         problem = outcome.reason or objection(payload, clients, self.task, self.shared, None)
         if problem:
             self._lose(clients, problem)
         elif not set(clients) & set(self.lost):
-            self.arrived |= tree.to(payload, self.session.device)["replies"]
+            self.arrived |= tree.to(member.without_states(payload), self.session.device)["replies"]
             for client in clients:
                 self.through.setdefault(client, {})
 

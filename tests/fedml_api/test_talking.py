@@ -134,11 +134,12 @@ def test_who_is_through_and_never_says_so_is_heard_no_more(stage):
     cohort = stage.cohort()
     with cohort.converse(DescendTogether(), {"scale": torch.ones(())}) as conversation:
         work = stage.hear()
-        stage.say("done", {"replies": {"c2": Reply({}, 1.0, {})}}, reply_to=work.id)
+        stage.say("done", {"replies": {"c2": Reply({}, 1.0, {}, {"of": "the device"})}}, reply_to=work.id)
         while said := conversation.hear():
             assert "c2" not in said
             conversation.say(dict.fromkeys(said, torch.zeros(())))
         assert list(conversation.replies().gather()) == CLIENTS
+    assert "c2" not in stage.session.states  # what a device keeps is not the server's, whatever it sends
 
 
 def test_those_who_wait_for_the_silent_are_not_lost_with_it(stage):
