@@ -469,11 +469,11 @@ def _part(model: ModelState, prefix: str) -> ModelState:
     return chosen(model, [name for name in (*model.params, *model.buffers) if name.startswith(prefix)])
 
 
-def _parts(whole: dict[str, dict[str, str]], parties: Sequence[str]) -> Iterator[Tree]:
+def _parts(whole: dict[str, list[list[str]]], parties: Sequence[str]) -> Iterator[Tree]:
     """The shapes of what each party may have of a network of these: its part below the sum, or that and what is above."""
     for party in parties:
         for prefixes in ((f"bottoms.{party}.",), (f"bottoms.{party}.", "top.")):
-            yield {kind: {name: each[name] for name in each if name.startswith(prefixes)} for kind, each in whole.items()}
+            yield {kind: [[name, shape] for name, shape in each if name.startswith(prefixes)] for kind, each in whole.items()}
 
 
 def _in_order(model: ModelState, like: ModelState) -> ModelState:
@@ -487,6 +487,8 @@ def _handed_in(model: ModelState, replies: Mapping[str, Reply]) -> ModelState:
     for reply in replies.values():
         joined = joined.replaced(reply.value)
     names = [name for reply in replies.values() for name in (*reply.value.params, *reply.value.buffers)]
-    if shapes(joined) != shapes(model) or len(set(names)) < len(names):
+    if sorted(names) == sorted((*model.params, *model.buffers)) and joined.params.keys() == model.params.keys():
+        joined = _in_order(joined, model)
+    if shapes(joined) != shapes(model):
         raise CommunicationError("the parts that the parties have handed in do not make up the network")
-    return _in_order(joined, model)
+    return joined

@@ -163,8 +163,8 @@ def test_memory_is_bounded(tmp_path, memory):
     print(memory, found)
     assert found["kept"] > 150
     if memory == 16:
-        assert found["growth"] < 90
-        assert found["resumed"] < 90
+        assert found["growth"] < 120
+        assert found["resumed"] < 120
     else:
         assert found["growth"] > 140  # so that the other case shows something
 
