@@ -58,6 +58,7 @@ class Decentralized(Algorithm):
     keeps its model; the topology is that of the clients who are. Clients are judged with the models that they use.
     """
 
+    local: LocalUpdate
     topology: Topology
 
     @abstractmethod
@@ -80,8 +81,12 @@ class Decentralized(Algorithm):
     def init(self, model: ModelState) -> Observed:
         return Observed(model, model, [])
 
-    def gossip(self, state: Observed, cohort: Cohort, task: Gossip, matrix: np.ndarray) -> tuple[Observed, dict[str, Mean]]:
-        """Have the cohort carry `task` out once with this mixing matrix, and look on."""
+    def judge(self) -> Task:
+        return Evaluate(of=FromOwn(self.local))
+
+    def gossip(self, state: Observed, cohort: Cohort, task: Gossip) -> tuple[Observed, dict[str, Mean]]:
+        """Have the cohort carry `task` out once with the round's mixing matrix, and look on."""
+        matrix = self.matrix(len(cohort.clients), cohort.round, cohort.server.seed)
         start = dict.fromkeys((client for client in cohort.clients if client not in set(state.joined)), state.start)
         replies = cohort.map(task, shared={"shapes": shapes(state.start)}, own=gossip_links(matrix, cohort.clients, start)).gather()
         metrics: dict[str, Mean] = {}
@@ -142,11 +147,7 @@ class DPSGD(Decentralized):
         return matrix
 
     def round(self, state: Observed, cohort: Cohort) -> tuple[Observed, dict[str, Mean]]:
-        matrix = self.matrix(len(cohort.clients), cohort.round, cohort.server.seed)
-        return self.gossip(state, cohort, Gossip(self.local, self.mixes, report=self.report), matrix)
-
-    def judge(self) -> Task:
-        return Evaluate(of=FromOwn(self.local))
+        return self.gossip(state, cohort, Gossip(self.local, self.mixes, report=self.report))
 
 
 @algorithms.register("dfedavg")

@@ -13,13 +13,10 @@ from fedml_core.federation import (
     Client,
     Cohort,
     Composed,
-    Evaluate,
-    FromOwn,
     Gossip,
     LocalSGD,
     LocalUpdate,
     Mean,
-    Task,
     Visits,
     algorithms,
     local_updates,
@@ -54,11 +51,7 @@ class PushSum(Decentralized):
         return uniform_out(self.topology.graph(nodes, round, seed))
 
     def round(self, state: Observed, cohort: Cohort) -> tuple[Observed, dict[str, Mean]]:
-        matrix = self.matrix(len(cohort.clients), cohort.round, cohort.server.seed)
-        return self.gossip(state, cohort, Gossip(self.local, "trained", weighted=True, report=self.report), matrix)
-
-    def judge(self) -> Task:
-        return Evaluate(of=FromOwn(self.local))
+        return self.gossip(state, cohort, Gossip(self.local, "trained", weighted=True, report=self.report))
 
 
 @local_updates.register("stream")

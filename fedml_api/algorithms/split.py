@@ -218,7 +218,7 @@ class SplitSGD(Dialogue):
         if setup.trainer.imperative:
             return [f"{type(setup.trainer).__name__} overrides train(), which cannot be cut in two: write loss() instead"]
         try:
-            self.shared(ModelState.of(setup.module), ClientRunner.of_server(setup, 0))
+            self.shared(ModelState.of(setup.module), ClientRunner(setup).server(0))
         except ConfigError as error:
             return error.problems
         return []

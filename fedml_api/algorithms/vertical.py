@@ -29,6 +29,7 @@ from fedml_core.federation import (
     merge_metrics,
     shapes,
     tasks,
+    verdict,
 )
 from fedml_core.federation.intersection import Method, common_ids
 from fedml_core.federation.private_part import chosen
@@ -270,12 +271,13 @@ class JudgeTogether(Dialogue):
         if not totals:
             return Reply({}, 0.0, {})
         judged = Examples({**mine.all(), "x": torch.cat(totals)})
-        found = client.trainer.test(party.module.top, judged)
+        reply = verdict(client.trainer, party.module.top, judged)
         with torch.no_grad():
             logits = party.module.top(judged.columns["x"])
         if logits.dim() == 2 and logits.shape[1] == 2:
-            found["auc"] = auc(logits[:, 1] - logits[:, 0], judged.columns["y"])
-        return Reply({}, float(len(judged)), {name: Mean(value * len(judged), len(judged)) for name, value in found.items()})
+            area = auc(logits[:, 1] - logits[:, 0], judged.columns["y"])
+            reply.metrics["auc"] = Mean(area * len(judged), len(judged))
+        return reply
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ The conversation, over any ComManager (`->` server to worker, `<-` worker to ser
     <- join      {protocol, config, hosts}        once, and again after either side was restarted
     -> welcome   {config}                         or: refused {reason}
     -> work      {map, task, shared, clients, own, states, fold, talk}
-    .. letter, left, hush                         while clients talk with each other or the server, see `talking.py`
+    .. letter, left, hush, report                 while clients talk with each other or the server, see `talking.py`
     <- done      {replies: {client: Reply}}       or {folded: accumulator} if `fold` named an aggregator; answers the work's id
     <- error     {reason}                         the work could not be done
     -> finish    {}                               the run is over
@@ -24,6 +24,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -136,11 +137,11 @@ class ServerManager:
         run: str,
         config: str,
         patience: Patience = Patience(),
-        welcome: Tree = None,
         own_clients: bool = False,
     ) -> None:
-        self.worker, self.config, self.patience, self.welcome = Worker(com, run), config, patience, welcome
+        self.worker, self.config, self.patience = Worker(com, run), config, patience
         self.own_clients = own_clients
+        self.welcome: Tree = None
         self.mailbox = Mailbox(self.worker)
         self.worker.register_message_handler("join", self._join)
         self.worker.register_message_handler(GONE, self._gone)
@@ -257,6 +258,12 @@ class RemoteSession(Session):
         self.states: dict[str, Tree] = {}
         self.ongoing = Ongoing(self)
 
+    @cached_property
+    def own_place(self) -> ClientRunner:
+        """Where the server computes, once an algorithm has it do so."""
+        assert self.setup is not None
+        return ClientRunner(self.setup)
+
     def population(self) -> Sequence[str]:
         return list(self.clients)
 
@@ -288,8 +295,7 @@ class RemoteCohort(Cohort):
 
     @property
     def server(self) -> Client:  # type: ignore[override]
-        assert self.session.setup is not None
-        return ClientRunner.of_server(self.session.setup, self.round)
+        return self.session.own_place.server(self.round)
 
     def converse(self, task: Dialogue, shared: Tree, own: Mapping[str, Tree] | None = None) -> Conversation:
         return RemoteConversation(self, task, shared, own or {})

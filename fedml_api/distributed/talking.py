@@ -16,7 +16,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,17 @@ EARLY, EARLY_LETTERS = 8, 100
 UNREAD = 1000
 # Seconds in which a worker says for whom its clients wait; who is computing for longer counts as silent.
 REPORT = 5.0
+
+
+@contextmanager
+def _unless_gone(place: str) -> Iterator[None]:
+    """Send to somebody who may be gone, which is noticed elsewhere; what nobody could be sent is an error."""
+    try:
+        yield
+    except Unsendable:
+        raise
+    except CommunicationError:
+        log.debug("%s cannot be reached, and will be found to be gone", place)
 
 
 class RemoteConversation(Conversation):
@@ -277,12 +289,8 @@ class RemoteConversation(Conversation):
             self._tell(place, "letter", {"from": sender, "to": recipient, "letter": letter})
 
     def _tell(self, place: str, type: str, payload: dict[str, Tree]) -> None:
-        try:
+        with _unless_gone(place):
             self.server.worker.send(type, place, {"talk": self.id} | payload, self.cohort.round)
-        except Unsendable:
-            raise
-        except CommunicationError:
-            log.debug("%s cannot be reached, and will be found to be gone", place)
 
 
 class Speakers:
@@ -347,6 +355,18 @@ class Speakers:
             of_sender.pop(id, None)
 
 
+# What is said in the course of a conversation.
+TALK = frozenset({"letter", "left", "hush", "report"})
+
+
+def reason_of(error: Exception) -> Tree:
+    """The payload by which a worker tells why it could not do what it was asked to."""
+    if isinstance(error, FedMLError):
+        return {"reason": str(error)}
+    log.error("this worker could not do what it was asked to", exc_info=error)
+    return {"reason": f"{error.__class__.__name__}: {error}"}
+
+
 def answer_or_error(com: ComManager, message: Message) -> None:
     """Send an answer to work, or, if it cannot be sent, the reason."""
     try:
@@ -381,12 +401,9 @@ class _Open:
         try:
             self.talks.run()
         except FedMLError as error:
-            return ERROR, {"reason": str(error)}
+            return ERROR, reason_of(error)
         for client, error in self.talks.failed.items():
-            if not isinstance(error, FedMLError):
-                log.error("client %s could not do what it was asked to", client, exc_info=error)
-            reason = str(error) if isinstance(error, FedMLError) else f"{error.__class__.__name__}: {error}"
-            return ERROR, {"reason": f"client {client}: {reason}"}
+            return ERROR, {"reason": f"client {client}: {reason_of(error)['reason']}"}
         for client, reply in self.talks.replies.items():
             self._send(SERVER, {"from": client, "to": SERVER, "wrote": dict(self.talks.wrote(client))})
             self.replies[client] = reply
@@ -400,10 +417,6 @@ class _Open:
 
     def _send(self, place: str, payload: dict[str, Tree]) -> None:
         com, message = self.speakers.com, self.message
-        try:
-            if place:
+        if place:  # a client that was not here from the beginning has none
+            with _unless_gone(place):
                 com.post(Message("letter", com.name, place, {"talk": self.id} | payload, message.run, message.round))
-        except Unsendable:
-            raise
-        except CommunicationError:  # a peer that is gone is the server's to notice, and a server that is gone `serve`'s
-            log.debug("%s cannot be reached", place)

@@ -10,11 +10,11 @@ import torch
 
 from fedml_api.distributed.parcel import Runner, carry_out
 from fedml_api.distributed.server import PROTOCOL
-from fedml_api.distributed.talking import Speakers, answer_or_error
+from fedml_api.distributed.talking import TALK, Speakers, answer_or_error, reason_of
 from fedml_core import tree
 from fedml_core.communication.com_manager import GONE, ComManager
 from fedml_core.communication.message import SERVER, Message
-from fedml_core.errors import CommunicationError, FedMLError, Refused
+from fedml_core.errors import CommunicationError, Refused
 from fedml_core.federation import Aggregator, Task, restore
 from fedml_core.tree import Tree
 
@@ -70,7 +70,7 @@ class ClientManager:
     def serve(self, runner: Runner) -> bool:
         """Do what the server asks, by `runner`, until the run is over; False if the server is gone instead."""
         while (message := self.com.receive()) is not None:
-            if message.type in ("letter", "left", "hush", "report"):
+            if message.type in TALK:
                 self.speakers.handle(message)
                 with _one_at_a_time:
                     self.speakers.go_on()
@@ -94,11 +94,8 @@ class ClientManager:
                     return
                 payload = self._work(message.payload, message.round, runner)
             type = "done"
-        except FedMLError as error:
-            type, payload = "error", {"reason": str(error)}
         except Exception as error:
-            log.exception("this worker could not do what it was asked to")
-            type, payload = "error", {"reason": f"{error.__class__.__name__}: {error}"}
+            type, payload = "error", reason_of(error)
         # The next client is trained while this answer is under way.
         answer = Message(type, self.com.name, message.sender, payload, message.run, message.round, reply_to=message.id)
         answer_or_error(self.com, answer)

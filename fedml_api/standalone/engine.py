@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -96,6 +97,11 @@ class StandaloneSession(Session):
             log.warning("without training examples, and hence without weight: client %s", ", ".join(sorted(new)))
         return self._executors[trains]
 
+    @cached_property
+    def own_place(self) -> ClientRunner:
+        """Where the server computes, once an algorithm has it do so."""
+        return ClientRunner(self.setup)
+
     def population(self) -> Sequence[str]:
         return self.setup.data.client_ids
 
@@ -126,7 +132,7 @@ class StandaloneCohort(Cohort):
 
     @property
     def server(self) -> Client:  # type: ignore[override]
-        return ClientRunner.of_server(self.session.setup, self.round)
+        return self.session.own_place.server(self.round)
 
     def converse(self, task: Dialogue, shared: Tree, own: Mapping[str, Tree] | None = None) -> Conversation:
         return StandaloneConversation(self, task, shared, own or {})

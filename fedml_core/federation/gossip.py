@@ -196,7 +196,7 @@ class Gossip(Dialogue):
             return "is not the model of somebody who gossips"
         if not _is_weight(value.weight) if self.weighted else value.weight is not None:
             return "is not the model of somebody who gossips: its weight is none"
-        if known is not None and _ordered(shapes(value.model)) != _ordered(known):
+        if known is not None and shapes(value.model) != known:
             return "has other parameters than the server's model"
         return super().objection(value, shared)
 

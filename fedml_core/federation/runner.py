@@ -25,11 +25,11 @@ class ClientRunner:
         train, test = setup.data.train(id), setup.data.test(id)
         return Client(id, round, setup.seed, train, test, setup.trainer, self.workspace, state)
 
-    @classmethod
-    def of_server(cls, setup: Setup, round: int) -> Client:
-        """The server as `Cohort.server` shows it."""
+    def server(self, round: int) -> Client:
+        """The server as `Cohort.server` shows it, in this runner's workspace."""
+        setup = self.setup
         none = setup.data.global_test.subset(torch.empty(0, dtype=torch.int64, device=setup.device))
-        return Client(SERVER, round, setup.seed, none, none, setup.trainer, cls(setup).workspace)
+        return Client(SERVER, round, setup.seed, none, none, setup.trainer, self.workspace)
 
     def talk(self, id: str, round: int, task: Dialogue, shared: Tree, own: Tree, state: Tree) -> tuple[Client, Saying]:
         """Client `id` in a workspace of its own, which it has until its dialogue is over, and the dialogue."""

@@ -248,7 +248,7 @@ def test_the_draws_of_the_server_depend_on_client_and_batch_alone():
 
     def gradients(client, seed):
         torch.manual_seed(seed)
-        upper = Upper(task, ModelState.of(setup.module), ClientRunner.of_server(setup, 0))
+        upper = Upper(task, ModelState.of(setup.module), ClientRunner(setup).server(0))
         return [upper.answers(None, {client: {"smashed": smashed.clone(), "labels": labels}})[client] for _ in range(2)]
 
     first, second = gradients("c0", 1)
@@ -359,7 +359,7 @@ def opened(engine=SEQUENTIAL, **more):
 
 def told(task=SplitSGD(LOCAL, 1)):  # noqa: B008 (frozen)
     setup = experiment(Split()).setup()
-    return task.shared(ModelState.of(setup.module), ClientRunner.of_server(setup, 0))
+    return task.shared(ModelState.of(setup.module), ClientRunner(setup).server(0))
 
 
 GOOD, LABELS = torch.ones(4, 8), {"y": torch.zeros(4, dtype=torch.int64)}
