@@ -15,6 +15,7 @@ from fedml_api.data.mnist5k import Mnist5k
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.nus_wide import NusWide
 from fedml_api.data.partitioned import PartitionedSource
+from fedml_api.data.saved import Saved, save_partition, save_partition_of
 from fedml_api.data.synthetic import Synthetic
 from fedml_api.data.tables import TableSource
 from fedml_api.data.tff import FedCifar100, FedShakespeare, Femnist, StackOverflowLr, StackOverflowNwp
@@ -48,6 +49,7 @@ __all__ = [
     "NaturalSource",
     "NusWide",
     "PartitionedSource",
+    "Saved",
     "Sent140",
     "StackOverflowLr",
     "StackOverflowNwp",
@@ -55,4 +57,6 @@ __all__ = [
     "TableSource",
     "VerticalDataset",
     "data_sources",
+    "save_partition",
+    "save_partition_of",
 ]

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from fedml_api.data.dataset import DataSource, FederatedDataset, data_sources
 from fedml_core.errors import ConfigError
-from fedml_core.partition import Dirichlet, FeatureSkew, Partitioner, matching_split, named, stratified_split
+from fedml_core.partition import Columns, Dirichlet, FeatureSkew, Partitioner, matching_split, named, stratified_split
 from fedml_core.settings import settings
 from fedml_core.trainer import Examples
 
@@ -44,17 +44,7 @@ class PartitionedSource(DataSource):
         return {}
 
     def load(self, seed: int, root: Path) -> FederatedDataset:
-        train, test = self.read(root)
-        known = self.known(root)
-        name = data_sources.name_of(type(self))
-        if self.validation:
-            rest, held_out = stratified_split(train.columns["y"].numpy(), self.validation, seed)
-            if not len(held_out):
-                raise ConfigError(f"data.validation = {self.validation}: of {len(train)} examples that is none; hold out more")
-            train, test = Examples(train.take(torch.from_numpy(rest))), Examples(train.take(torch.from_numpy(held_out)))
-            known = {column: values[rest] for column, values in known.items()}
-            name += " (validation)"
-        columns = {column: values.numpy() for column, values in train.columns.items()} | dict(known)
+        train, test, columns = self.columns(seed, root)
         train_parts = named(self.partition, columns, self.clients, seed)
         train_labels, test_labels = train.columns["y"].numpy(), test.columns["y"].numpy()
         local = matching_split(test_labels, train_labels, list(train_parts.values()), seed)
@@ -62,7 +52,20 @@ class PartitionedSource(DataSource):
         if self.skew is not None:
             train = _skewed(self.skew, train, train_parts, seed, "train")
             test = _skewed(self.skew, test, test_parts, seed, "test")
+        name = data_sources.name_of(type(self)) + (" (validation)" if self.validation else "")
         return FederatedDataset(train, test, train_parts, test_parts, classes=int(train_labels.max()) + 1, name=name)
+
+    def columns(self, seed: int, root: Path) -> tuple[Examples, Examples, Columns]:
+        """Training examples, test examples, and all that is known of the former."""
+        train, test = self.read(root)
+        known = self.known(root)
+        if self.validation:
+            rest, held_out = stratified_split(train.columns["y"].numpy(), self.validation, seed)
+            if not len(held_out):
+                raise ConfigError(f"data.validation = {self.validation}: of {len(train)} examples that is none; hold out more")
+            train, test = Examples(train.take(torch.from_numpy(rest))), Examples(train.take(torch.from_numpy(held_out)))
+            known = {column: values[rest] for column, values in known.items()}
+        return train, test, {column: values.numpy() for column, values in train.columns.items()} | dict(known)
 
 
 def _skewed(skew: FeatureSkew, examples: Examples, parts: Mapping[str, np.ndarray], seed: int, part: str) -> Examples:
