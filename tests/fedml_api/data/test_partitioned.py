@@ -1,17 +1,28 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 from fedml_api.cli import main
-from fedml_api.data import Cifar100, Digits, FederatedDataset, PartitionedSource, Saved, save_partition
+from fedml_api.data import (
+    Cifar100,
+    DataSource,
+    Digits,
+    FederatedDataset,
+    PartitionedSource,
+    Saved,
+    TableSource,
+    save_partition,
+)
 from fedml_api.data.examine import faults, overlap
 from fedml_core.errors import ConfigError, DataError
 from fedml_core.partition import (
     ClassDirichlet,
+    ColumnSplit,
     Drift,
     Iid,
     Natural,
@@ -213,3 +224,19 @@ def test_the_command_draws_the_partition(tmp_path, capsys):
 
 def test_partitioned_data_is_federated_data():
     assert isinstance(Marked(clients=2).load(0, NOWHERE), FederatedDataset)
+
+
+def test_the_columns_of_a_table_can_be_dealt_to_any_number_of_parties():
+    class Table(TableSource):
+        groups: ClassVar = {2: {"bank": ("c0",), "shop": ("c1", "c2", "c3", "c4", "c5")}}
+
+        def read(self, root):
+            return {f"c{k}": np.random.default_rng(k).normal(size=40) for k in range(6)}, np.arange(40) % 2
+
+    assert Table().load(0, NOWHERE).widths == {"bank": 1, "shop": 5}
+    data = Table(known=1.0, columns=ColumnSplit(4, (1, 1, 2, 1), "given", shared=("c5",))).load(0, NOWHERE)
+    assert data.widths == {"0": 2, "1": 2, "2": 3, "3": 2}
+    assert data.holder == "0"
+    problems: list[str] = []
+    build(DataSource, {"name": "adult", "columns": {"parties": 5, "sizes": [0.2, 0.8]}}, "data", problems)
+    assert "data.columns: sizes = (0.2, 0.8): give one for each of 5 parties" in problems[0]
