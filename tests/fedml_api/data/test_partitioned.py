@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -6,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from fedml_api.cli import main
 from fedml_api.data import (
@@ -240,3 +242,22 @@ def test_the_columns_of_a_table_can_be_dealt_to_any_number_of_parties():
     problems: list[str] = []
     build(DataSource, {"name": "adult", "columns": {"parties": 5, "sizes": [0.2, 0.8]}}, "data", problems)
     assert "data.columns: sizes = (0.2, 0.8): give one for each of 5 parties" in problems[0]
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "partitions.md").read_text()
+
+
+@pytest.mark.parametrize("block", re.findall(r"^```yaml\n(.*?)^```", PAGE, re.S | re.M))
+def test_what_the_page_says_can_be_loaded(block):
+    problems: list[str] = []
+    plain = yaml.safe_load(block)["data"]
+    source = build(DataSource, {**plain, "name": "digits"}, "data", problems)
+    assert problems == []
+    assert len(source.load(0, NOWHERE).client_ids) == plain["clients"]
+
+
+def test_the_page_names_every_partitioner():
+    names = {
+        name for row in re.findall(r"^\| (`.*?) \|", PAGE.partition("## Coming")[0], re.M) for name in re.findall(r"`(\w+)`", row)
+    }
+    assert names == {name for name in partitioners if partitioners[name].__module__.startswith("fedml_")}
