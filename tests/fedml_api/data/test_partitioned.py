@@ -21,6 +21,7 @@ from fedml_api.data import (
     save_partition,
 )
 from fedml_api.data.examine import faults, overlap
+from fedml_api.data.picture import _streams
 from fedml_core.errors import ConfigError, DataError
 from fedml_core.partition import (
     ClassDirichlet,
@@ -222,6 +223,13 @@ def test_the_command_draws_the_partition(tmp_path, capsys):
     official.fed_shakespeare(tmp_path)
     show = ["show", "fed_shakespeare", "--data-folder", tmp_path, "--picture", path]
     assert "nothing to draw" in said(capsys, *show, code=2).err
+
+
+def test_streams_are_drawn_where_examples_have_an_order_of_their_own():
+    assert _streams(Marked(clients=2, partition=Iid()).load(0, NOWHERE), 3) is None
+    found = _streams(Marked(clients=2, partition=Drift(Iid())).load(0, NOWHERE), 3)
+    assert found.shape == (25, 2)
+    assert all(sorted(set(column)) == [0, 1, 2] and (np.diff(column) != 0).sum() == 2 for column in found.T)
 
 
 def test_partitioned_data_is_federated_data():
