@@ -15,6 +15,8 @@ from fedml_api.data.mnist5k import Mnist5k
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.nus_wide import NusWide
 from fedml_api.data.partitioned import PartitionedSource
+from fedml_api.data.roles import ShakespeareRoles
+from fedml_api.data.sotu import Sotu
 from fedml_api.data.synthetic import Synthetic
 from fedml_api.data.tables import TableSource
 from fedml_api.data.tff import FedCifar100, FedShakespeare, Femnist, StackOverflowLr, StackOverflowNwp
@@ -49,6 +51,8 @@ __all__ = [
     "NusWide",
     "PartitionedSource",
     "Sent140",
+    "ShakespeareRoles",
+    "Sotu",
     "StackOverflowLr",
     "StackOverflowNwp",
     "Synthetic",

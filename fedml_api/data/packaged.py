@@ -23,7 +23,7 @@ def packaged_file(package: str, path: str, install: str = 'pip install "fedml[da
         found = Path(str(importlib.metadata.distribution(package).locate_file(path)))
     except importlib.metadata.PackageNotFoundError:
         raise DataError(f"package {package} is not installed; run: {install}") from None
-    if not found.is_file():
+    if not found.exists():
         upgrade = install.replace("install", "install --upgrade", 1)
         raise DataError(f"{found}: not in the installed package {package}; run: {upgrade}")
     return found
