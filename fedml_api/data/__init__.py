@@ -13,6 +13,7 @@ from fedml_api.data.lending_club import LendingClub
 from fedml_api.data.mnist import Emnist, Mnist
 from fedml_api.data.mnist5k import Mnist5k
 from fedml_api.data.motes import Motes
+from fedml_api.data.movielens import MovieLens
 from fedml_api.data.n_baiot import NBaIoT
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.nus_wide import NusWide
@@ -48,6 +49,7 @@ __all__ = [
     "Mnist",
     "Mnist5k",
     "Motes",
+    "MovieLens",
     "NBaIoT",
     "NaturalSource",
     "NusWide",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -79,29 +77,3 @@ def held(halves: dict[str, tuple[Columns, Columns]], source: object) -> tuple[Cl
     """Training and test split of devices that are in memory."""
     train, test = (HeldSplit({device: parts[k] for device, parts in halves.items()}, str(source)) for k in range(2))
     return train, test
-
-
-def read_numbers(path: Path, columns: int, header: int = 1, most: int | None = None, remedy: str = "") -> np.ndarray:
-    """The rows of a comma-separated file of finite numbers, float64 `[n, columns]`; `most` of them, the first ones.
-
-    Args:
-        header: lines before the first row.
-
-    Raises:
-        DataError: it is not there, not such a table, or has no rows.
-    """
-    remedy = remedy and f"; {remedy}"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an empty file, which is refused below
-            table = np.loadtxt(path, np.float64, delimiter=",", skiprows=header, max_rows=most, ndmin=2)
-    except FileNotFoundError:
-        raise DataError(f"{path}: not there{remedy}") from None
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path}: damaged ({error}){remedy}") from None
-    if not len(table) or table.shape[1] != columns:
-        raise DataError(f"{path}: {len(table)} rows of {table.shape[1]} columns; needed are rows of {columns}{remedy}")
-    if not np.isfinite(table).all():
-        line = header + 1 + int(np.flatnonzero(~np.isfinite(table).all(1))[0])
-        raise DataError(f"{path}, line {line}: what is there is no finite number{remedy}")
-    return table

@@ -10,7 +10,8 @@ import numpy as np
 from msgspec import Meta
 
 from fedml_api.data.dataset import data_sources
-from fedml_api.data.devices import DeviceSource, held, read_numbers
+from fedml_api.data.devices import DeviceSource, held
+from fedml_api.data.numbers import read_numbers
 from fedml_api.data.split import ClientSplit, Columns
 from fedml_core.errors import DataError
 from fedml_core.settings import settings

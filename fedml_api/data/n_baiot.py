@@ -11,8 +11,9 @@ import numpy as np
 from msgspec import Meta
 
 from fedml_api.data.dataset import data_sources
-from fedml_api.data.devices import DeviceSource, DeviceSplit, read_numbers
+from fedml_api.data.devices import DeviceSource, DeviceSplit
 from fedml_api.data.mapped import identity
+from fedml_api.data.numbers import read_numbers
 from fedml_api.data.split import ClientSplit, Columns
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
