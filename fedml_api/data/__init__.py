@@ -12,6 +12,7 @@ from fedml_api.data.leaf import LeafFemnist, LeafMnist, LeafShakespeare, LeafSyn
 from fedml_api.data.lending_club import LendingClub
 from fedml_api.data.mnist import Emnist, Mnist
 from fedml_api.data.mnist5k import Mnist5k
+from fedml_api.data.molecules import Molecules
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.nus_wide import NusWide
 from fedml_api.data.partitioned import PartitionedSource
@@ -45,6 +46,7 @@ __all__ = [
     "LendingClubSample",
     "Mnist",
     "Mnist5k",
+    "Molecules",
     "NaturalSource",
     "NusWide",
     "PartitionedSource",
