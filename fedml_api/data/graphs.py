@@ -12,10 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedml_api.data.dataset import FederatedDataset
+from fedml_api.data.dataset import FederatedDataset, data_sources
 from fedml_api.data.partitioned import PartitionedSource
+from fedml_core.errors import DataError
 from fedml_core.settings import settings
 from fedml_core.trainer import Examples
+
+# Bytes of the links and features of all graphs, as they are stacked.
+LARGEST = 4_000_000_000
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,17 @@ def stack(graphs: Sequence[Graph], room: int) -> Tensor:
         rows[own, :width] = graph.nodes
         rows[own, width + own] = rows[one, width + other] = rows[other, width + one] = 1
     return torch.from_numpy(x)
+
+
+def check_room(name: str, graphs: int, room: int, features: int, remedy: str) -> None:
+    """Before so many graphs are stacked.
+
+    Raises:
+        DataError: that takes more than 4 GB.
+    """
+    if (size := 4 * graphs * room * (features + room)) > LARGEST:
+        about = f"{graphs:,} graphs of up to {room:,} nodes take {size / 1e9:.1f} GB, of at most {LARGEST / 1e9:.0f}"
+        raise DataError(f"{name}: {about}; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,8 @@ class GraphSetSource(PartitionedSource):
     def read(self, root: Path) -> tuple[Examples, Examples]:
         parts = self.graphs(root)
         room = max(len(graph.nodes) for part in parts for graph in part.graphs)
+        name, width = data_sources.name_of(type(self)), parts[0].graphs[0].nodes.shape[1]
+        check_room(name, sum(len(part.graphs) for part in parts), room, width, "leave out the largest (data.largest)")
         train, test = (
             Examples(
                 {
