@@ -3,15 +3,19 @@
 from fedml_api.data.adult import Adult
 from fedml_api.data.cifar import Cifar10, Cifar100
 from fedml_api.data.cinic10 import Cinic10
+from fedml_api.data.citation import CiteSeer, Cora, PubMed
 from fedml_api.data.credit import Credit, LendingClubSample
 from fedml_api.data.dataset import Dataset, DataSource, FederatedData, FederatedDataset, data_sources
 from fedml_api.data.digits import Digits
 from fedml_api.data.fashion_mnist import FashionMnist
+from fedml_api.data.karate import Karate
 from fedml_api.data.lazy import LazyDataset
 from fedml_api.data.leaf import LeafFemnist, LeafMnist, LeafShakespeare, LeafSynthetic, Sent140
 from fedml_api.data.lending_club import LendingClub
 from fedml_api.data.mnist import Emnist, Mnist
 from fedml_api.data.mnist5k import Mnist5k
+from fedml_api.data.moleculenet import MoleculeNet
+from fedml_api.data.molecules import Molecules
 from fedml_api.data.motes import Motes
 from fedml_api.data.movielens import MovieLens
 from fedml_api.data.n_baiot import NBaIoT
@@ -30,6 +34,8 @@ __all__ = [
     "Cifar10",
     "Cifar100",
     "Cinic10",
+    "CiteSeer",
+    "Cora",
     "Credit",
     "DataSource",
     "Dataset",
@@ -41,6 +47,7 @@ __all__ = [
     "FederatedData",
     "FederatedDataset",
     "Femnist",
+    "Karate",
     "LazyDataset",
     "LeafFemnist",
     "LeafMnist",
@@ -50,12 +57,15 @@ __all__ = [
     "LendingClubSample",
     "Mnist",
     "Mnist5k",
+    "MoleculeNet",
+    "Molecules",
     "Motes",
     "MovieLens",
     "NBaIoT",
     "NaturalSource",
     "NusWide",
     "PartitionedSource",
+    "PubMed",
     "Sent140",
     "ShakespeareRoles",
     "Sotu",

@@ -44,7 +44,7 @@ class Segmenter(ModelTrainer):
     def loss(self, model: Model, batch: Batch) -> Tensor:
         targets = batch["y"].long()
         losses = F.cross_entropy(model(batch["x"]), targets, reduction="none", ignore_index=VOID)
-        return losses.sum(dim=(1, 2)) / (targets != VOID).sum(dim=(1, 2)).clamp(min=1)
+        return losses.flatten(1).sum(dim=1) / (targets != VOID).flatten(1).sum(dim=1).clamp(min=1)
 
     def sums(self, model: Model, batch: Batch, found: dict[str, Tensor]) -> dict[str, Tensor]:
         logits, targets = model(batch["x"]), batch["y"].long()
