@@ -54,6 +54,7 @@ CASES = (
     Case("fashion_mnist"),
     Case("mnist5k"),
     Case("digits"),
+    Case("shakespeare_roles", "token_accuracy", "most frequent character", seeds=1),
 )
 
 
