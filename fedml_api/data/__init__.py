@@ -23,6 +23,7 @@ from fedml_api.data.natural import NaturalSource
 from fedml_api.data.nus_wide import NusWide
 from fedml_api.data.partitioned import PartitionedSource
 from fedml_api.data.roles import ShakespeareRoles
+from fedml_api.data.saved import Saved, save_partition, save_partition_of
 from fedml_api.data.sotu import Sotu
 from fedml_api.data.synthetic import Synthetic
 from fedml_api.data.tables import TableSource
@@ -66,6 +67,7 @@ __all__ = [
     "NusWide",
     "PartitionedSource",
     "PubMed",
+    "Saved",
     "Sent140",
     "ShakespeareRoles",
     "Sotu",
@@ -75,4 +77,6 @@ __all__ = [
     "TableSource",
     "VerticalDataset",
     "data_sources",
+    "save_partition",
+    "save_partition_of",
 ]
