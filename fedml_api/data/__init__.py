@@ -1,12 +1,16 @@
 """Data sets: who holds what, read from official files or from installed packages."""
 
 from fedml_api.data.adult import Adult
+from fedml_api.data.celeba import LeafCelebA
 from fedml_api.data.cifar import Cifar10, Cifar100
 from fedml_api.data.cinic10 import Cinic10
 from fedml_api.data.credit import Credit, LendingClubSample
 from fedml_api.data.dataset import Dataset, DataSource, FederatedData, FederatedDataset, data_sources
 from fedml_api.data.digits import Digits
 from fedml_api.data.fashion_mnist import FashionMnist
+from fedml_api.data.image_folder import ImageFolder
+from fedml_api.data.imagenet import ImageNet
+from fedml_api.data.landmarks import Gld23k, Gld160k
 from fedml_api.data.lazy import LazyDataset
 from fedml_api.data.leaf import LeafFemnist, LeafMnist, LeafShakespeare, LeafSynthetic, Sent140
 from fedml_api.data.lending_club import LendingClub
@@ -15,6 +19,7 @@ from fedml_api.data.mnist5k import Mnist5k
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.nus_wide import NusWide
 from fedml_api.data.partitioned import PartitionedSource
+from fedml_api.data.pictures import View
 from fedml_api.data.synthetic import Synthetic
 from fedml_api.data.tables import TableSource
 from fedml_api.data.tff import FedCifar100, FedShakespeare, Femnist, StackOverflowLr, StackOverflowNwp
@@ -36,7 +41,12 @@ __all__ = [
     "FederatedData",
     "FederatedDataset",
     "Femnist",
+    "Gld23k",
+    "Gld160k",
+    "ImageFolder",
+    "ImageNet",
     "LazyDataset",
+    "LeafCelebA",
     "LeafFemnist",
     "LeafMnist",
     "LeafShakespeare",
@@ -54,5 +64,6 @@ __all__ = [
     "Synthetic",
     "TableSource",
     "VerticalDataset",
+    "View",
     "data_sources",
 ]

@@ -10,6 +10,7 @@ import torch
 from msgspec import Meta
 
 from fedml_api.data.dataset import DataSource, FederatedDataset, data_sources
+from fedml_api.data.decoded import chosen
 from fedml_core.errors import ConfigError
 from fedml_core.partition import Dirichlet, Partitioner, matching_split, stratified_split
 from fedml_core.settings import settings
@@ -41,17 +42,28 @@ class PartitionedSource(DataSource):
             rest, held_out = stratified_split(train.columns["y"].numpy(), self.validation, seed)
             if not len(held_out):
                 raise ConfigError(f"data.validation = {self.validation}: of {len(train)} examples that is none; hold out more")
-            train, test = Examples(train.take(torch.from_numpy(rest))), Examples(train.take(torch.from_numpy(held_out)))
+            train, test = chosen(train, torch.from_numpy(rest)), chosen(train, torch.from_numpy(held_out))
             name += " (validation)"
-        train_labels, test_labels = train.columns["y"].numpy(), test.columns["y"].numpy()
-        train_parts = self.partition(train_labels, self.clients, seed)
-        test_parts = matching_split(test_labels, train_labels, train_parts, seed)
-        ids = [str(client) for client in range(self.clients)]
-        return FederatedDataset(
-            train,
-            test,
-            dict(zip(ids, train_parts, strict=True)),
-            dict(zip(ids, test_parts, strict=True)),
-            classes=int(train_labels.max()) + 1,
-            name=name,
-        )
+        return spread(train, test, self.clients, self.partition, seed, name)
+
+
+def spread(
+    train: Examples, test: Examples, clients: int, partition: Partitioner, seed: int, name: str, classes: int | None = None
+) -> FederatedDataset:
+    """Examples with one label each, over clients named "0", "1", ...; the test examples are dealt to match.
+
+    Args:
+        classes: how many; if not given, as many as the training labels tell.
+    """
+    train_labels, test_labels = train.columns["y"].numpy(), test.columns["y"].numpy()
+    train_parts = partition(train_labels, clients, seed)
+    test_parts = matching_split(test_labels, train_labels, train_parts, seed)
+    ids = [str(client) for client in range(clients)]
+    return FederatedDataset(
+        train,
+        test,
+        dict(zip(ids, train_parts, strict=True)),
+        dict(zip(ids, test_parts, strict=True)),
+        classes=int(train_labels.max()) + 1 if classes is None else classes,
+        name=name,
+    )
