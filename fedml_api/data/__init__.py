@@ -8,6 +8,7 @@ from fedml_api.data.credit import Credit, LendingClubSample
 from fedml_api.data.dataset import Dataset, DataSource, FederatedData, FederatedDataset, data_sources
 from fedml_api.data.digits import Digits
 from fedml_api.data.fashion_mnist import FashionMnist
+from fedml_api.data.hugging_face import HuggingFace, from_hugging_face
 from fedml_api.data.image_folder import ImageFolder
 from fedml_api.data.imagenet import ImageNet
 from fedml_api.data.landmarks import Gld23k, Gld160k
@@ -23,6 +24,7 @@ from fedml_api.data.pictures import View
 from fedml_api.data.synthetic import Synthetic
 from fedml_api.data.tables import TableSource
 from fedml_api.data.tff import FedCifar100, FedShakespeare, Femnist, StackOverflowLr, StackOverflowNwp
+from fedml_api.data.torchvision_sets import TorchvisionSet, from_torchvision
 from fedml_api.data.vertical import VerticalDataset
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "Femnist",
     "Gld23k",
     "Gld160k",
+    "HuggingFace",
     "ImageFolder",
     "ImageNet",
     "LazyDataset",
@@ -63,7 +66,10 @@ __all__ = [
     "StackOverflowNwp",
     "Synthetic",
     "TableSource",
+    "TorchvisionSet",
     "VerticalDataset",
     "View",
     "data_sources",
+    "from_hugging_face",
+    "from_torchvision",
 ]

@@ -39,10 +39,7 @@ class PartitionedSource(DataSource):
         train, test = self.read(root)
         name = data_sources.name_of(type(self))
         if self.validation:
-            rest, held_out = stratified_split(train.columns["y"].numpy(), self.validation, seed)
-            if not len(held_out):
-                raise ConfigError(f"data.validation = {self.validation}: of {len(train)} examples that is none; hold out more")
-            train, test = chosen(train, torch.from_numpy(rest)), chosen(train, torch.from_numpy(held_out))
+            train, test = halves(train, self.validation, seed, "validation")
             name += " (validation)"
         return spread(train, test, self.clients, self.partition, seed, name)
 
@@ -67,3 +64,16 @@ def spread(
         classes=int(train_labels.max()) + 1 if classes is None else classes,
         name=name,
     )
+
+
+def halves(examples: Examples, fraction: float, seed: int, field: str) -> tuple[Examples, Examples]:
+    """Examples that stay and those that are held out, the same `fraction` of every class; `field` is the setting that says so.
+
+    Raises:
+        ConfigError: that is none, or all of them.
+    """
+    stays, goes = stratified_split(examples.columns["y"].numpy(), fraction, seed)
+    if not len(stays) or not len(goes):
+        what = "none; hold out more" if not len(goes) else "all; hold out fewer"
+        raise ConfigError(f"data.{field} = {fraction}: of {len(examples)} examples that is {what}")
+    return chosen(examples, torch.from_numpy(stays)), chosen(examples, torch.from_numpy(goes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -107,8 +108,25 @@ def with_channels(image: Any, channels: int) -> Any:
 
 def channels_first(image: Any) -> np.ndarray:
     """uint8 `[channels, height, width]` of a Pillow image."""
-    pixels = np.asarray(image)
+    pixels = np.array(image)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)) if pixels.ndim == 3 else pixels[None]
+
+
+@contextmanager
+def opened(file: Path | bytes) -> Iterator[Any]:
+    """An image file as a Pillow image, which is read when it is used.
+
+    Raises:
+        DataError: without the name of the file, what is wrong with it; also where it is used.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
+            yield image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        fault = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"cannot be read as an image ({fault})") from None
 
 
 def decode(file: Path | bytes, view: View) -> np.ndarray:
@@ -117,14 +135,8 @@ def decode(file: Path | bytes, view: View) -> np.ndarray:
     Raises:
         DataError: without the name of the file, what is wrong with it.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
-            return view.pixels(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        fault = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError(f"cannot be read as an image ({fault})") from None
+    with opened(file) as image:
+        return view.pixels(image)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from fedml_api import Experiment, FedAvg, FederatedDataset, LocalSGD, Standalone, simulate
 from fedml_api.data import Cifar10, Cifar100, Gld23k, Gld160k, ImageFolder, ImageNet, LeafCelebA, View
 from fedml_api.data.decoded import Decoded, Rows, chosen, content, examples_of
 from fedml_api.data.examine import describe_data, faults, overlap
 from fedml_api.data.pictures import Pictures, decode
+from fedml_api.distributed import Loopback
 from fedml_api.vision import torchvision
 from fedml_core.errors import ConfigError, DataError
 from fedml_core.partition import Dirichlet, Iid, Shards
@@ -426,3 +429,41 @@ def test_photos_together_larger_than_memory_are_never_all_decoded(tmp_path, monk
     for batch in data.train("0").batches(4):
         assert batch["x"].shape == (4, 3, 64, 64)
     assert most[0] == max(4, 2**20 // (4 * 3 * 64 * 64) // 4 * 4)
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [Standalone(executor="sequential", processes=1), Standalone(executor="sequential", processes=2), Loopback(workers=2)],
+    ids=["one", "two", "loopback"],
+)
+@pytest.mark.parametrize("natural", [False, True])
+def test_training_on_what_is_decoded_on_demand_gives_the_bits_of_data_in_memory(tmp_path, engine, natural):
+    if natural:
+        photos.landmarks(tmp_path)
+        data = Gld23k(view=View(6)).load(0, tmp_path)
+    else:
+        photos.folders(tmp_path / "images", each=(9, 4))
+        data = ImageFolder(view=View(6), clients=3, partition=Dirichlet(0.5)).load(0, tmp_path)
+    held = {client: data.train(client).all() for client in data.client_ids}
+    memory = FederatedDataset.from_clients(held, data.global_test.all(), data.classes)
+
+    def sha(data, engine):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(108, data.classes))
+        about = {"rounds": 2, "clients_per_round": 3, "threads": 1, "algorithm": FedAvg(LocalSGD(lr=0.1, batch_size=2))}
+        result = simulate(Experiment(network, data, engine=engine, **about))
+        return result.sha256, result.last["test_loss"]
+
+    assert sha(data, engine) == sha(memory, Standalone(executor="sequential", processes=1))
+
+
+def test_clients_with_photos_are_stacked(tmp_path):
+    photos.folders(tmp_path / "images", each=(9, 4))
+    both = [ImageFolder(view=View(6), lazily=lazily, clients=3, partition=Iid()).load(0, tmp_path) for lazily in (True, False)]
+    found = []
+    for data in both:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
+        engine = Standalone(executor="stacked", block=3, processes=1)
+        found.append(simulate(Experiment(network, data, engine=engine, rounds=2, clients_per_round=3, threads=1)).sha256)
+    assert found[0] == found[1]
