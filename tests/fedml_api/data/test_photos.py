@@ -13,6 +13,7 @@ from fedml_api import Experiment, FedAvg, FederatedDataset, LocalSGD, Standalone
 from fedml_api.data import Cifar10, Cifar100, Gld23k, Gld160k, ImageFolder, ImageNet, LeafCelebA, View
 from fedml_api.data.decoded import Decoded, Rows, chosen, content, examples_of
 from fedml_api.data.examine import describe_data, faults, overlap
+from fedml_api.data.packaged import packaged_file
 from fedml_api.data.pictures import Pictures, decode
 from fedml_api.distributed import Loopback
 from fedml_api.vision import torchvision
@@ -86,6 +87,19 @@ def test_a_view_is_that_of_torchvision(height, width, size, crop):
     assert np.array_equal(found, np.asarray(usual).transpose(2, 0, 1))
     squeezed = transforms.Resize((size, size))(image)
     assert np.array_equal(View(size, "squeeze").pixels(image), np.asarray(squeezed).transpose(2, 0, 1))
+
+
+def test_a_real_photo_is_that_of_torchvision():
+    """640x427 pixels in the wheel of scikit-learn."""
+    pytest.importorskip("sklearn", reason='scikit-learn is not installed (pip install "fedml[data]")')
+    path, transforms = packaged_file("scikit-learn", "sklearn/datasets/images/china.jpg"), torchvision("transforms")
+    usual = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()]
+    usual = transforms.Compose([*usual, transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+    with Image.open(path) as photo:
+        assert photo.size == (640, 427)
+        expected = usual(photo)
+    view = ImageNet().view
+    assert torch.allclose(view.scaled(decode(path, view)[None])[0], expected, atol=1e-6)
 
 
 def test_a_view_is_scaled_channel_by_channel():
@@ -454,7 +468,7 @@ def test_training_on_what_is_decoded_on_demand_gives_the_bits_of_data_in_memory(
         result = simulate(Experiment(network, data, engine=engine, **about))
         return result.sha256, result.last["test_loss"]
 
-    assert sha(data, engine) == sha(memory, Standalone(executor="sequential", processes=1))
+    assert sha(data, engine) == sha(memory, engine)
 
 
 def test_clients_with_photos_are_stacked(tmp_path):
