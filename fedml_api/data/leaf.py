@@ -243,10 +243,7 @@ class Sent140(LeafSource):
         vocabulary = Words(frequent(counts, self.words - 2))
 
         def columns(x: list[Any], y: list[Any]) -> Columns:
-            tokens = np.zeros((len(x), self.steps), np.uint16)
-            for row, tweet in zip(tokens, x, strict=True):
-                numbers = vocabulary.numbers(b" ".join(_words(tweet)), self.steps)
-                row[: len(numbers)] = numbers
+            tokens = vocabulary.padded([_words(tweet) for tweet in x], self.steps)
             if not set(y) <= {0, 1}:
                 raise DataError(f"y has {sorted(set(map(str, y)))[:5]}; classes are 0 and 1")
             return {"x": tokens, "y": np.array(y, np.uint8)}

@@ -59,6 +59,14 @@ class Words:
         number, unknown = self._number.get, self.unknown
         return [number(word, unknown) for word in (sentence.split() if most is None else sentence.split(None, most)[:most])]
 
+    def padded(self, texts: Sequence[Sequence[bytes]], steps: int) -> np.ndarray:
+        """`[n, steps]`: the first `steps` words of each text."""
+        rows = np.zeros((len(texts), steps), np.uint16)
+        for row, text in zip(rows, texts, strict=True):
+            numbers = [self._number.get(word, self.unknown) for word in text[:steps]]
+            row[: len(numbers)] = numbers
+        return rows
+
     def sequences(self, sentences: Sequence[bytes], steps: int) -> np.ndarray:
         """`[n, steps + 1]`: each sentence after begin, cut to `steps` words, with end where there is room for it."""
         rows = np.zeros((len(sentences), steps + 1), np.uint16)
