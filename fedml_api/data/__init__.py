@@ -17,6 +17,7 @@ from fedml_api.data.natural import NaturalSource
 from fedml_api.data.newsgroups import Newsgroups
 from fedml_api.data.nus_wide import NusWide
 from fedml_api.data.partitioned import PartitionedSource
+from fedml_api.data.reddit import Reddit
 from fedml_api.data.roles import ShakespeareRoles
 from fedml_api.data.sotu import Sotu
 from fedml_api.data.sst2 import Sst2
@@ -56,6 +57,7 @@ __all__ = [
     "Newsgroups",
     "NusWide",
     "PartitionedSource",
+    "Reddit",
     "Sent140",
     "ShakespeareRoles",
     "Sotu",

@@ -171,12 +171,19 @@ class StackOverflow(TffSource):
         words: size of the vocabulary: the most frequent words of `stackoverflow.word_count`.
         largest: posts of a user that are used at most, the first ones; all, if None.
         global_test: how many test examples the global test set has: those of users drawn at random, the same for every seed.
+        validation: whether the 38,758 users held out for that take the place of the test users, none of whom trains.
     """
 
     words: Annotated[int, Meta(ge=1, le=60_000)] = 10_000
     largest: Annotated[int, Meta(ge=1)] | None = None
     global_test: Annotated[int, Meta(ge=1)] = 10_000
+    validation: bool = False
     rows: ClassVar[str | None] = "tokens"
+    counts: ClassVar[tuple[str, ...]] = ("stackoverflow.word_count",)
+
+    @property
+    def names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("stackoverflow_train.h5", f"stackoverflow_{'held_out' if self.validation else 'test'}.h5", *self.counts)
 
     def most(self) -> int | None:
         return self.largest
@@ -203,7 +210,6 @@ class StackOverflowNwp(StackOverflow):
 
     steps: Annotated[int, Meta(ge=1)] = 20
     packed: bool = True
-    names: ClassVar[tuple[str, ...]] = ("stackoverflow_train.h5", "stackoverflow_test.h5", "stackoverflow.word_count")
     how_to_get: ClassVar[str] = GET.format(name="stackoverflow_nwp")
     features: ClassVar[Mapping[str, Feature]] = {"tokens": Feature("text")}
     special: ClassVar[tuple[int, ...]] = SPECIAL
@@ -232,7 +238,7 @@ class StackOverflowLr(StackOverflow):
     tags: Annotated[int, Meta(ge=1, le=60_000)] = 500
     largest: Annotated[int, Meta(ge=1)] | None = 1_000
     global_test: Annotated[int, Meta(ge=1)] = 2_500
-    names: ClassVar[tuple[str, ...]] = (*StackOverflowNwp.names, "stackoverflow.tag_count")
+    counts: ClassVar[tuple[str, ...]] = (*StackOverflow.counts, "stackoverflow.tag_count")
     how_to_get: ClassVar[str] = GET.format(name="stackoverflow_lr")
     features: ClassVar[Mapping[str, Feature]] = {name: Feature("text") for name in ("tokens", "title", "tags")}
 
