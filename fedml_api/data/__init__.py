@@ -8,6 +8,7 @@ from fedml_api.data.credit import Credit, LendingClubSample
 from fedml_api.data.dataset import Dataset, DataSource, FederatedData, FederatedDataset, data_sources
 from fedml_api.data.digits import Digits
 from fedml_api.data.fashion_mnist import FashionMnist
+from fedml_api.data.fednlp import FedNlp
 from fedml_api.data.lazy import LazyDataset
 from fedml_api.data.leaf import LeafFemnist, LeafMnist, LeafShakespeare, LeafSynthetic, Sent140
 from fedml_api.data.lending_club import LendingClub
@@ -40,6 +41,7 @@ __all__ = [
     "Emnist",
     "FashionMnist",
     "FedCifar100",
+    "FedNlp",
     "FedShakespeare",
     "FederatedData",
     "FederatedDataset",

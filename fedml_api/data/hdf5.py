@@ -1,4 +1,4 @@
-"""The HDF5 files of TensorFlow Federated's simulation data sets: `/examples/CLIENT/FEATURE`, one row per example.
+"""HDF5, and the files of TensorFlow Federated's simulation data sets: `/examples/CLIENT/FEATURE`, one row per example.
 
 The only module that imports h5py.
 """
@@ -13,6 +13,22 @@ from typing import Any
 from fedml_api.data.features import FeatureSplit
 from fedml_api.data.split import Columns
 from fedml_core.errors import DataError
+
+
+def open_h5(path: Path, remedy: str) -> tuple[Any, Any]:
+    """The library, and the file opened with it.
+
+    Raises:
+        DataError: the one is not installed, or the other is not of its format.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise DataError(f'{path}: reading HDF5 needs h5py, which is not installed; run: pip install "fedml[h5]"') from None
+    try:
+        return h5py, h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read as HDF5 ({error}); {remedy}") from None
 
 
 class H5Split(FeatureSplit):
@@ -59,16 +75,9 @@ class H5Split(FeatureSplit):
         """The group of all clients, in a file that this process has opened."""
         if self._pid == os.getpid():
             return self._file
-        try:
-            import h5py
-        except ImportError:
-            raise DataError(f'{self.path}: reading HDF5 needs h5py, which is not installed; run: pip install "fedml[h5]"') from None
         if self._file is not None:
             self._file.file.close()  # this process's copy of what its parent opened
-        try:
-            file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be read as HDF5 ({error}); {self._remedy}") from None
+        h5py, file = open_h5(self.path, self._remedy)
         try:
             examples = file["examples"]
         except (KeyError, RuntimeError):

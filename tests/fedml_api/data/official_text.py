@@ -1,6 +1,7 @@
 """Small files in the official formats of text data sets, and packages that are found as installed ones are."""
 
 import importlib.metadata
+import json
 import sqlite3
 import zlib
 
@@ -146,3 +147,20 @@ def tff_sqlite(path, splits, packed=True):
                     file.execute("INSERT INTO examples VALUES (?, ?, ?)", (split, client, row))
     file.close()
     return path
+
+
+def fednlp(folder, task, labels, examples, clients, method="uniform"):
+    """FedNLP's two files: (text, label) pairs, and the (train, test) indices of clients."""
+    import h5py
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with h5py.File(folder / f"{task}_data.h5", "w") as file:
+        file["attributes"] = json.dumps({"label_vocab": labels, "task_type": "text_classification", "num_labels": len(labels)})
+        for index, (text, label) in enumerate(examples):
+            file[f"X/{index}"], file[f"Y/{index}"] = text, label
+    with h5py.File(folder / f"{task}_partition.h5", "w") as file:
+        file[f"{method}/n_clients"] = len(clients)
+        for client, halves in enumerate(clients):
+            for part, indices in zip(("train", "test"), halves, strict=True):
+                file[f"{method}/partition_data/{client}/{part}"] = indices
+    return folder
