@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -61,9 +61,8 @@ class FedNlp(NaturalSource):
         texts, partition = self.present(root)
         remedy = self.remedy(root)
         train, test = read_partition(partition, self.method, remedy)
-        examples = self._examples(
-            texts, {index for half in (train, test) for own in half.values() for index in own.tolist()}, remedy
-        )
+        wanted = {index for half in (train, test) for own in half.values() for index in own.tolist()}
+        examples = self._examples(texts, sorted(wanted), remedy)
         counts = Counter(word for own in train.values() for index in own.tolist() for word in examples[index][0])
         vocabulary = Words(frequent(counts, self.words - 2))
 
@@ -78,7 +77,7 @@ class FedNlp(NaturalSource):
     def expand(self, columns: Columns) -> Batch:
         return {name: torch.from_numpy(column.astype(np.int64)) for name, column in columns.items()}
 
-    def _examples(self, path: Path, wanted: set[int], remedy: str) -> dict[int, tuple[list[bytes], int]]:
+    def _examples(self, path: Path, wanted: Sequence[int], remedy: str) -> dict[int, tuple[list[bytes], int]]:
         """The words and the label of the examples of these indices."""
         _, file = open_h5(path, remedy)
         with file:
@@ -89,7 +88,7 @@ class FedNlp(NaturalSource):
             except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
                 raise DataError(f"{path}: /attributes is no JSON with the {self.task}'s label_vocab ({error}); {remedy}") from None
             found = {}
-            for index in sorted(wanted):
+            for index in wanted:
                 try:
                     text, label = (_text(file[f"{column}/{index}"][()]) for column in "XY")
                     found[index] = words_and_marks(text), int(labels[label])
@@ -132,4 +131,6 @@ def _indices(column: Any) -> np.ndarray:
 
 
 def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    if not isinstance(value, bytes):
+        raise ValueError(f"no text but {value!r:.40}")
+    return value.decode()
