@@ -7,6 +7,7 @@ from fedml_api.data.credit import Credit, LendingClubSample
 from fedml_api.data.dataset import Dataset, DataSource, FederatedData, FederatedDataset, data_sources
 from fedml_api.data.digits import Digits
 from fedml_api.data.fashion_mnist import FashionMnist
+from fedml_api.data.horizontal import AdultHorizontal, CreditHorizontal, LendingClubHorizontal
 from fedml_api.data.lazy import LazyDataset
 from fedml_api.data.leaf import LeafFemnist, LeafMnist, LeafShakespeare, LeafSynthetic, Sent140
 from fedml_api.data.lending_club import LendingClub
@@ -18,6 +19,7 @@ from fedml_api.data.n_baiot import NBaIoT
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.nus_wide import NusWide
 from fedml_api.data.partitioned import PartitionedSource
+from fedml_api.data.streams import RoomOccupancy, StreamSource, Susy
 from fedml_api.data.synthetic import Synthetic
 from fedml_api.data.tables import TableSource
 from fedml_api.data.tff import FedCifar100, FedShakespeare, Femnist, StackOverflowLr, StackOverflowNwp
@@ -25,10 +27,12 @@ from fedml_api.data.vertical import VerticalDataset
 
 __all__ = [
     "Adult",
+    "AdultHorizontal",
     "Cifar10",
     "Cifar100",
     "Cinic10",
     "Credit",
+    "CreditHorizontal",
     "DataSource",
     "Dataset",
     "Digits",
@@ -45,6 +49,7 @@ __all__ = [
     "LeafShakespeare",
     "LeafSynthetic",
     "LendingClub",
+    "LendingClubHorizontal",
     "LendingClubSample",
     "Mnist",
     "Mnist5k",
@@ -54,9 +59,12 @@ __all__ = [
     "NaturalSource",
     "NusWide",
     "PartitionedSource",
+    "RoomOccupancy",
     "Sent140",
     "StackOverflowLr",
     "StackOverflowNwp",
+    "StreamSource",
+    "Susy",
     "Synthetic",
     "TableSource",
     "VerticalDataset",

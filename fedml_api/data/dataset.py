@@ -245,7 +245,7 @@ class DataSource(ABC):
         """
 
     def files(self, root: Path) -> Sequence[Path]:
-        """The files below `root` that are read; none where the data are drawn or lie in an installed package."""
+        """The files that are read, below `root` or in an installed package; none where the data are drawn."""
         return ()
 
 
