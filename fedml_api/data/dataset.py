@@ -215,7 +215,7 @@ def _problems(train: Examples, test: Examples, train_parts: _Rows, test_parts: _
                 yield f"client '{client}' has {what} rows from {low} to {high}; there are {len(examples)}"
         labels = examples.columns.get("y")
         if classes is not None and labels is not None and len(labels):
-            if labels.dim() > 2:  # of pixels, of which some have no class
+            if labels.dim() > 1:  # of pixels or nodes, of which some have no class
                 labels = torch.where(labels == VOID, 0, labels)
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= classes:

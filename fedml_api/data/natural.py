@@ -42,6 +42,8 @@ class NaturalSource(DataSource):
     classes: ClassVar[int | None] = None
     label: ClassVar[str | None] = None
     tests: ClassVar[int | None] = None
+    # Tokens that stand for no word, for the accuracy of language models.
+    special: ClassVar[tuple[int, ...]] = ()
 
     @abstractmethod
     def splits(self, root: Path) -> tuple[ClientSplit, ClientSplit]:
@@ -92,7 +94,7 @@ class NaturalSource(DataSource):
             name += f" ({self.clients} {self.regroup}d)"
         about = json.dumps({**to_plain(self), "packed": None}, sort_keys=True)
         classes, tests = self.number_of_classes(), self.number_of_tests()
-        return LazyDataset(train, test, self.expand, classes, self.label, tests, held_out, name, about)
+        return LazyDataset(train, test, self.expand, classes, self.label, tests, held_out, name, about, self.special)
 
     def _packed(self, root: Path) -> tuple[ClientSplit, ClientSplit]:
         code = hashlib.sha256(Path(inspect.getfile(type(self))).read_bytes()).hexdigest()

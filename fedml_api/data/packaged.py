@@ -27,12 +27,12 @@ def package_place(package: str, path: str) -> Path:
 
 
 def packaged_file(package: str, path: str, install: str = 'pip install "fedml[data]"') -> Path:
-    """Where `path` of an installed package lies. `install` is how to get it."""
+    """Where `path` of an installed package lies; the package is not imported. `install` is how to get it."""
     try:
         importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
         raise DataError(f"package {package} is not installed; run: {install}") from None
-    if not (found := package_place(package, path)).is_file():
+    if not (found := package_place(package, path)).exists():
         upgrade = install.replace("install", "install --upgrade", 1)
         raise DataError(f"{found}: not in the installed package {package}; run: {upgrade}")
     return found

@@ -84,7 +84,7 @@ def _labels(values: np.ndarray, path: Path) -> np.ndarray:
 @data_sources.register("susy")
 @settings
 class Susy(StreamSource):
-    """SUSY: simulated collisions of particles, with supersymmetric ones or not; 18 features, 5,000,000 rows to train on (UCI's CSV).
+    """SUSY: simulated collisions of particles, with supersymmetric ones or not; 18 features, 5,000,000 rows for training (UCI).
 
     `SUSY.csv`, or `SUSY.csv.gz` as UCI has it, in `data_folder/susy/`; of it as many rows are read as are needed. Baldi, Sadowski
     and Whiteson, Nature Communications 5, 2014.
@@ -123,7 +123,8 @@ class RoomOccupancy(StreamSource):
     """Room Occupancy: whether somebody is in an office, every minute; 5 features, 8,143 rows for training (UCI's text files).
 
     `datatraining.txt` comes in the streams, 8,143 rows; `datatest.txt` and `datatest2.txt`, 2,665 and 9,752 rows, are for testing.
-    Features: temperature, humidity, light, CO2, and the ratio of humidity; in `data_folder/room_occupancy/`. Candanedo and Feldheim, Energy and Buildings 112, 2016.
+    Features: temperature, humidity, light, CO2, and the ratio of humidity; in `data_folder/room_occupancy/`. Candanedo and
+    Feldheim, Energy and Buildings 112, 2016.
     """
 
     how_to_get: ClassVar[str] = "unpack the archive of archive.ics.uci.edu/dataset/357 in {folder}"
