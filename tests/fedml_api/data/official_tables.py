@@ -19,18 +19,18 @@ def write_csv(path, header, rows):
     return path
 
 
-def motes(root, hops=("single", "multi"), readings=40, seed=0):
+def motes(root, hops=("single", "multi"), readings=40, seed=0, numbers=(1, 2)):
     """Readings by network and mote, `[readings, 3]`; mote 2 of each network has an event at its readings 30 and 31."""
     draw, made = np.random.default_rng(seed), {}
     for name in hops:
         rows = []
-        for mote in (1, 2):
+        for mote in numbers:
             own = np.column_stack(
                 [draw.normal(45, 1, readings).round(2), draw.normal(28, 1, readings).round(2), np.zeros(readings)]
             )
             own[29:31] = [80, 40, 1] if mote == 2 else own[29:31]
             made[f"{name}_{mote}"] = own
-            rows += [[k + 1, mote, 1, *numbers[:2], int(numbers[2])] for k, numbers in enumerate(own)]
+            rows += [[k + 1, mote, 1, *values[:2], int(values[2])] for k, values in enumerate(own)]
         write_csv(root / MOTES.format(name), ["reading", "mote_id", "indoor", "humidity", "temperature", "label"], rows)
     return made
 
