@@ -11,6 +11,7 @@ from fedml_api.data.dataset import Dataset, DataSource, FederatedData, Federated
 from fedml_api.data.digits import Digits
 from fedml_api.data.fashion_mnist import FashionMnist
 from fedml_api.data.fednlp import FedNlp
+from fedml_api.data.horizontal import AdultHorizontal, CreditHorizontal, LendingClubHorizontal
 from fedml_api.data.hugging_face import HuggingFace, from_hugging_face
 from fedml_api.data.image_folder import ImageFolder
 from fedml_api.data.imagenet import ImageNet
@@ -36,6 +37,7 @@ from fedml_api.data.roles import ShakespeareRoles
 from fedml_api.data.saved import Saved, save_partition, save_partition_of
 from fedml_api.data.sotu import Sotu
 from fedml_api.data.sst2 import Sst2
+from fedml_api.data.streams import RoomOccupancy, StreamSource, Susy
 from fedml_api.data.synthetic import Synthetic
 from fedml_api.data.tables import TableSource
 from fedml_api.data.texts import TextSource
@@ -45,6 +47,7 @@ from fedml_api.data.vertical import VerticalDataset
 
 __all__ = [
     "Adult",
+    "AdultHorizontal",
     "AgNews",
     "Cifar10",
     "Cifar100",
@@ -52,6 +55,7 @@ __all__ = [
     "CiteSeer",
     "Cora",
     "Credit",
+    "CreditHorizontal",
     "DataSource",
     "Dataset",
     "Digits",
@@ -76,6 +80,7 @@ __all__ = [
     "LeafShakespeare",
     "LeafSynthetic",
     "LendingClub",
+    "LendingClubHorizontal",
     "LendingClubSample",
     "Mnist",
     "Mnist5k",
@@ -90,6 +95,7 @@ __all__ = [
     "PartitionedSource",
     "PubMed",
     "Reddit",
+    "RoomOccupancy",
     "Saved",
     "Sent140",
     "ShakespeareRoles",
@@ -97,6 +103,8 @@ __all__ = [
     "Sst2",
     "StackOverflowLr",
     "StackOverflowNwp",
+    "StreamSource",
+    "Susy",
     "Synthetic",
     "TableSource",
     "TextSource",

@@ -256,7 +256,7 @@ class DataSource(ABC):
         return root / data_sources.name_of(type(self))
 
     def files(self, root: Path) -> Sequence[Path]:
-        """The files below `root` that are read."""
+        """The files that are read, below `root` or in an installed package."""
         return [self.folder(root) / name for name in self.names]
 
     def remedy(self, root: Path) -> str:
