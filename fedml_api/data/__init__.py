@@ -1,6 +1,7 @@
 """Data sets: who holds what, read from official files or from installed packages."""
 
 from fedml_api.data.adult import Adult
+from fedml_api.data.ag_news import AgNews
 from fedml_api.data.cifar import Cifar10, Cifar100
 from fedml_api.data.cinic10 import Cinic10
 from fedml_api.data.credit import Credit, LendingClubSample
@@ -13,16 +14,21 @@ from fedml_api.data.lending_club import LendingClub
 from fedml_api.data.mnist import Emnist, Mnist
 from fedml_api.data.mnist5k import Mnist5k
 from fedml_api.data.natural import NaturalSource
+from fedml_api.data.newsgroups import Newsgroups
 from fedml_api.data.nus_wide import NusWide
 from fedml_api.data.partitioned import PartitionedSource
 from fedml_api.data.roles import ShakespeareRoles
+from fedml_api.data.sotu import Sotu
+from fedml_api.data.sst2 import Sst2
 from fedml_api.data.synthetic import Synthetic
 from fedml_api.data.tables import TableSource
+from fedml_api.data.texts import TextSource
 from fedml_api.data.tff import FedCifar100, FedShakespeare, Femnist, StackOverflowLr, StackOverflowNwp
 from fedml_api.data.vertical import VerticalDataset
 
 __all__ = [
     "Adult",
+    "AgNews",
     "Cifar10",
     "Cifar100",
     "Cinic10",
@@ -47,14 +53,18 @@ __all__ = [
     "Mnist",
     "Mnist5k",
     "NaturalSource",
+    "Newsgroups",
     "NusWide",
     "PartitionedSource",
     "Sent140",
     "ShakespeareRoles",
+    "Sotu",
+    "Sst2",
     "StackOverflowLr",
     "StackOverflowNwp",
     "Synthetic",
     "TableSource",
+    "TextSource",
     "VerticalDataset",
     "data_sources",
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -234,7 +234,14 @@ def update(total: hashlib._Hash, name: str, tensor: Tensor) -> None:
 
 
 class DataSource(ABC):
-    """Settings that can be loaded into a data set: which data set, how many clients, how it is spread over them."""
+    """Settings that can be loaded into a data set: which data set, how many clients, how it is spread over them.
+
+    Attributes:
+        names: of its files in `folder`; none where the data are drawn or lie in an installed package. `how_to_get`: them, in words.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ()
+    how_to_get: ClassVar[str] = ""
 
     @abstractmethod
     def load(self, seed: int, root: Path) -> Dataset:
@@ -244,9 +251,26 @@ class DataSource(ABC):
             DataError: the files are absent (the message says how to get them) or malformed.
         """
 
+    def folder(self, root: Path) -> Path:
+        return root / data_sources.name_of(type(self))
+
     def files(self, root: Path) -> Sequence[Path]:
-        """The files below `root` that are read; none where the data are drawn or lie in an installed package."""
-        return ()
+        """The files below `root` that are read."""
+        return [self.folder(root) / name for name in self.names]
+
+    def remedy(self, root: Path) -> str:
+        """What to do where a file is missing or damaged, in words."""
+        return f"put {' and '.join(self.names)} into {self.folder(root)} ({self.how_to_get})"
+
+    def present(self, root: Path) -> Sequence[Path]:
+        """The files.
+
+        Raises:
+            DataError: one is not there.
+        """
+        if missing := [path for path in self.files(root) if not path.exists()]:
+            raise DataError(f"{missing[0]}: not there; {self.remedy(root)}")
+        return self.files(root)
 
 
 data_sources: Registry[DataSource] = Registry("data set", DataSource)

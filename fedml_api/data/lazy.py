@@ -47,6 +47,7 @@ class LazyDataset(FederatedData):
         label: the stored column with one class for each example, if there is one.
         tests: how many examples of it are used (all, if None): those of clients drawn at random.
         about: what else the data depend on, for the fingerprint.
+        special: tokens that stand for no word, such as the beginning and the end of a sentence; -1 is the last.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class LazyDataset(FederatedData):
         held_out: ClientSplit | None = None,
         name: str = "data",
         about: str = "",
+        special: tuple[int, ...] = (),
     ) -> None:
         if not len(train.ids):
             raise DataError(f"data set '{name}': {train} has no clients")
@@ -67,7 +69,7 @@ class LazyDataset(FederatedData):
         self._held_out = held_out or test
         self._about, self._device = about, torch.device("cpu")
         self._recent: OrderedDict[tuple[str, str], Batch] = OrderedDict()
-        self.client_ids, self.classes, self.name = train.ids, classes, name
+        self.client_ids, self.classes, self.name, self.special = train.ids, classes, name, special
 
     def train(self, client: str) -> Examples:
         if client not in self._train:

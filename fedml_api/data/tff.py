@@ -15,7 +15,7 @@ from fedml_api.data.dataset import data_sources
 from fedml_api.data.hdf5 import Feature, H5Split
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.split import ClientSplit, Columns
-from fedml_api.data.vocabulary import Characters, Words, read_tag_counts, read_word_counts, shifted, texts
+from fedml_api.data.vocabulary import SPECIAL, Characters, Words, next_tokens, read_tag_counts, read_word_counts, texts
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch
@@ -153,14 +153,14 @@ class FedShakespeare(TffSource):
     features: ClassVar[Mapping[str, Feature]] = {"snippets": Feature("text")}
     same_clients: ClassVar[bool] = True
     classes: ClassVar[int | None] = 90
+    special: ClassVar[tuple[int, ...]] = SPECIAL
 
     def compactor(self, root: Path) -> Callable[[Columns], Columns]:
         characters = Characters()
         return lambda columns: {"tokens": characters.sequences(texts(columns["snippets"]), self.steps)}
 
     def expand(self, columns: Columns) -> Batch:
-        x, y = shifted(columns)
-        return {"x": torch.from_numpy(x), "y": torch.from_numpy(y)}
+        return next_tokens(columns)
 
 
 @settings
@@ -206,6 +206,7 @@ class StackOverflowNwp(StackOverflow):
     names: ClassVar[tuple[str, ...]] = ("stackoverflow_train.h5", "stackoverflow_test.h5", "stackoverflow.word_count")
     how_to_get: ClassVar[str] = GET.format(name="stackoverflow_nwp")
     features: ClassVar[Mapping[str, Feature]] = {"tokens": Feature("text")}
+    special: ClassVar[tuple[int, ...]] = SPECIAL
 
     def number_of_classes(self) -> int:
         return self.words + 4
@@ -215,8 +216,7 @@ class StackOverflowNwp(StackOverflow):
         return lambda columns: {"tokens": vocabulary.sequences(texts(columns["tokens"]), self.steps)}
 
     def expand(self, columns: Columns) -> Batch:
-        x, y = shifted(columns)
-        return {"x": torch.from_numpy(x), "y": torch.from_numpy(y)}
+        return next_tokens(columns)
 
 
 @data_sources.register("stackoverflow_lr")

