@@ -13,6 +13,9 @@ from fedml_api.data.leaf import LeafFemnist, LeafMnist, LeafShakespeare, LeafSyn
 from fedml_api.data.lending_club import LendingClub
 from fedml_api.data.mnist import Emnist, Mnist
 from fedml_api.data.mnist5k import Mnist5k
+from fedml_api.data.motes import Motes
+from fedml_api.data.movielens import MovieLens
+from fedml_api.data.n_baiot import NBaIoT
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.newsgroups import Newsgroups
 from fedml_api.data.nus_wide import NusWide
@@ -52,6 +55,9 @@ __all__ = [
     "LendingClubSample",
     "Mnist",
     "Mnist5k",
+    "Motes",
+    "MovieLens",
+    "NBaIoT",
     "NaturalSource",
     "Newsgroups",
     "NusWide",

@@ -55,6 +55,26 @@ class Segmenter(ModelTrainer):
         return overlap(sums["confusion"])
 
 
+class Regression(ModelTrainer):
+    """A number for every example: the squared error of a network that maps `x` to `[b]`, against `y` `[b]`.
+
+    `rmse` is the root of its mean over all examples, `mae` the mean absolute error.
+    """
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        return (model(batch["x"]) - batch["y"]).square()
+
+    def metrics(self, model: Model, batch: Batch) -> dict[str, Tensor]:
+        return {"mae": (model(batch["x"]) - batch["y"]).abs()}
+
+    def sums(self, model: Model, batch: Batch, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        loss = found["loss"].double()
+        return {"squares": torch.stack([loss.sum(), torch.ones_like(loss).sum()])}
+
+    def finish(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        return {"rmse": ratio(*sums["squares"]) ** 0.5}
+
+
 class Reconstruction(ModelTrainer):
     """An autoencoder that tells what is out of the ordinary: the mean squared error between `x` and what the network makes of it.
 
