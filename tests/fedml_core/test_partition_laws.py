@@ -4,6 +4,7 @@ import itertools
 import math
 from collections import Counter
 
+import networkx
 import numpy as np
 import pytest
 
@@ -362,6 +363,25 @@ def test_communities_of_a_planted_graph_are_found():
     assert communities(np.empty((0, 2), np.int64), 3, 0).tolist() == [0, 1, 2]
     # Blocks then gives each of two clients two communities.
     assert sorted(sizes(Blocks("community")({"community": found}, 2, 0))) == [40, 40]
+
+
+@pytest.mark.parametrize("resolution", [0.5, 1.0, 2.0])
+def test_communities_are_as_good_as_those_of_networkx(resolution):
+    karate = networkx.karate_club_graph()
+    blocks = networkx.random_partition_graph([30] * 5, 0.25, 0.03, seed=1)
+    for graph in (karate, blocks):
+        edges = np.array(graph.edges)
+
+        def quality(found, graph=graph):
+            return networkx.community.modularity(graph, found, weight=None, resolution=resolution)
+
+        ours = [
+            quality([set(np.flatnonzero(found == c).tolist()) for c in range(found.max() + 1)])
+            for found in (communities(edges, len(graph), seed, resolution) for seed in range(10))
+        ]
+        louvain = networkx.community.louvain_communities
+        theirs = [quality(louvain(graph, weight=None, resolution=resolution, seed=seed)) for seed in range(10)]
+        assert np.mean(ours) > np.mean(theirs) - 0.01
 
 
 def test_modularity_is_that_of_the_definition():
