@@ -66,8 +66,8 @@ class Semantic(Partitioner):
         features = columns[self.by].reshape(len(columns[self.by]), -1).astype(np.float64)
         if not np.isfinite(features).all():
             raise ConfigError(f"by = '{self.by}': has what is no finite number; use another column")
+        features /= np.abs(features).max(initial=0.0) or 1.0  # first, so that no sum of the largest numbers overflows
         features -= features.mean(axis=0)
-        features /= np.abs(features).max(initial=0.0) or 1.0
         axes = np.linalg.eigh(features.T @ features)[1][:, ::-1][:, : self.dimensions]
         return np.asarray(features @ axes)
 

@@ -82,6 +82,23 @@ def test_sizes_are_those_given():
         Sizes((7, 5), "drop")(np.zeros(10, np.int64), 2, 0)
 
 
+@pytest.mark.parametrize(
+    ("partitioner", "kept"),
+    [
+        (Sizes((30, 20), "drop"), 50),
+        (Dirichlet(0.3, Sizes((30, 20), "drop")), 50),
+        (Shards(None, 300, "drop"), 900),
+        (Shards(2, 100, "drop"), 400),
+        (Natural("y", 5, "drop"), 1000),
+        (Natural("y", 3, "drop"), 900),
+    ],
+)
+def test_what_is_dropped_is_nobodys_and_the_rest_is_one_clients(partitioner, kept):
+    clients = {"Natural": 1000 // 100 // getattr(partitioner, "group_size", 1)}.get(type(partitioner).__name__, 2)
+    rows = np.concatenate(partitioner(BALANCED, clients, 0))
+    assert len(rows) == len(set(rows.tolist())) == kept
+
+
 def test_any_law_of_sizes_goes_with_label_skew():
     for law, wanted in (
         (Power(1.0), [100, 200, 300, 400]),
@@ -193,7 +210,7 @@ def test_the_power_law_of_fedprox_is_two_classes_and_lognormal_sizes():
             Classes(1),
             np.repeat([0, 1], [9, 1]),
             6,
-            "class 1: 1 examples do not suffice for the . clients that have this class; lower",
+            "class 1, 1 examples of which . clients have some: clients = .: need at least . examples, and there are 1; lower",
         ),
         (Distribution(((1.0, 1.0),)), BALANCED, 1, "each client has 2 numbers, and there are 10 classes"),
         (Distribution(((1.0, 0.0), (1.0, 0.0))), BALANCED // 5, 2, "nobody has any of class 1; give its examples to somebody"),
