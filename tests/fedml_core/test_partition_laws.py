@@ -181,6 +181,14 @@ def test_every_client_has_exactly_so_many_classes_and_every_class_a_client(assig
             assert all(held[k, k % 10] for k in range(clients))
 
 
+def test_first_classes_stay_where_others_make_room_for_those_that_nobody_drew():
+    # Five clients with two of ten classes: 0 to 4 are the first ones, so that the others are 5 to 9, each once.
+    for seed in range(10):
+        held = class_counts(BALANCED, Classes(2, "first")(BALANCED, 5, seed)) > 0
+        assert np.array_equal(held[:, :5], np.eye(5, dtype=bool))
+        assert (held[:, 5:].sum(axis=0) == 1).all()
+
+
 def test_classes_are_drawn_evenly_and_their_examples_split_evenly():
     labels, pairs = np.repeat(np.arange(4), 60), Counter()
     for seed in range(600):
