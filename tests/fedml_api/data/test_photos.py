@@ -79,7 +79,7 @@ def test_a_column_is_a_tensor_to_whoever_computes_with_it(column):
     assert out[:, 0, 0].tolist() == [5, 1]
     assert column.to("meta").device.type == "meta"
     moved = examples_of({"x": column, "y": torch.arange(10)}).to(torch.device("meta"))
-    assert {part.device.type for part in moved.all().values()} == {"meta"}
+    assert {part.device.type for part in (*moved.columns.values(), moved.index)} == {"meta"}
     assert column.to(torch.float64).dtype == torch.float64
     assert column.index_select(1, torch.tensor([0])).shape == (10, 1, 3)
 
