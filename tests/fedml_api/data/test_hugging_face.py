@@ -21,7 +21,8 @@ FEW = {"clients": 2, "partition": Iid()}
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
     """Whoever asks for the network fails at once; nothing is kept outside the test's folder."""
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):  # as the newer and the older versions call it
+        monkeypatch.setattr(datasets.config, name, True, raising=False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
 
