@@ -7,7 +7,7 @@ Pixels are red, green, blue, row by row. Specified on www.cs.toronto.edu/~kriz/c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -114,6 +114,13 @@ class Cifar100(CifarBinary):
 
     def labels(self) -> tuple[tuple[int, ...], int]:
         return (20, 100), 0 if self.coarse else 1
+
+    def known(self, root: Path) -> Mapping[str, np.ndarray]:
+        """`coarse` and `fine`, the labels that each record has, whichever of them is learned."""
+        records = [np.memmap(path, np.uint8, "r").reshape(-1, 2 + 3072) for path in self.files(root)[: len(self.train_files)]]
+        return {
+            name: np.concatenate([part[:, k] for part in records]).astype(np.int64) for k, name in enumerate(("coarse", "fine"))
+        }
 
 
 def _records(path: Path, classes: Sequence[int], remedy: str) -> np.ndarray:

@@ -79,7 +79,7 @@ class HuggingFace(PartitionedSource):
             name += " (validation)"
         if owners:
             return owned(train, test, owners, classes, name)
-        return spread(train, test, self.clients, self.partition, seed, name, classes)
+        return spread(train, test, self.clients, self.partition, seed, name, classes, skew=self.skew)
 
     def _read(self, root: Path) -> tuple[Examples, Examples, int, Sequence[str]]:
         reading = Reading(self.features, self.label, self.client, self.view, self.tokens, self.lazily)

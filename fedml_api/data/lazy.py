@@ -53,6 +53,7 @@ class LazyDataset(FederatedData):
         label: the stored column with one class for each example, if there is one.
         tests: how many examples of it are used (all, if None): those of clients drawn at random.
         about: what else the data depend on, for the fingerprint.
+        special: tokens that stand for no word, such as the beginning and the end of a sentence; -1 is the last.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class LazyDataset(FederatedData):
         held_out: ClientSplit | None = None,
         name: str = "data",
         about: str = "",
+        special: tuple[int, ...] = (),
     ) -> None:
         if not len(train.ids):
             raise DataError(f"data set '{name}': {train} has no clients")
@@ -73,7 +75,8 @@ class LazyDataset(FederatedData):
         self._held_out = held_out or test
         self._about, self._device = about, torch.device("cpu")
         self._recent: OrderedDict[tuple[str, str], Batch] = OrderedDict()
-        self.client_ids, self.classes, self.name = train.ids, classes, name
+        self._held = 0  # bytes of these
+        self.client_ids, self.classes, self.name, self.special = train.ids, classes, name, special
 
     def train(self, client: str) -> Examples:
         if client not in self._train:
@@ -121,7 +124,7 @@ class LazyDataset(FederatedData):
 
     def to(self, device: torch.device) -> LazyDataset:
         moved = copy.copy(self)
-        moved._device, moved._recent = device, OrderedDict()
+        moved._device, moved._recent, moved._held = device, OrderedDict(), 0
         for name in ("global_test", "_none"):
             if name in self.__dict__:
                 moved.__dict__[name] = self.__dict__[name].to(device)
@@ -147,9 +150,9 @@ class LazyDataset(FederatedData):
             return self._recent[key]
         batch = {name: column.to(self._device) for name, column in self._expand(split.read(client)).items()}
         self._recent[key] = batch
-        held = sum(_bytes(one) for one in self._recent.values())
-        while held > ROOM:
-            held -= _bytes(self._recent.popitem(last=False)[1])
+        self._held += _bytes(batch)
+        while self._held > ROOM:
+            self._held -= _bytes(self._recent.popitem(last=False)[1])
         return batch
 
 
