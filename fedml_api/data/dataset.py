@@ -215,7 +215,7 @@ def _problems(train: Examples, test: Examples, train_parts: _Rows, test_parts: _
                 yield f"client '{client}' has {what} rows from {low} to {high}; there are {len(examples)}"
         labels = examples.columns.get("y")
         if classes is not None and labels is not None and len(labels):
-            if labels.dim() > 2:  # of pixels, of which some have no class
+            if labels.dim() > 1:  # of pixels or nodes, of which some have no class
                 labels = torch.where(labels == VOID, 0, labels)
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= classes:
@@ -255,7 +255,7 @@ class DataSource(ABC):
         return root / data_sources.name_of(type(self))
 
     def files(self, root: Path) -> Sequence[Path]:
-        """The files below `root` that are read."""
+        """The files that are read, below `root` or in an installed package; none where the data are drawn."""
         return [self.folder(root) / name for name in self.names]
 
     def remedy(self, root: Path) -> str:

@@ -69,6 +69,7 @@ class LazyDataset(FederatedData):
         self._held_out = held_out or test
         self._about, self._device = about, torch.device("cpu")
         self._recent: OrderedDict[tuple[str, str], Batch] = OrderedDict()
+        self._held = 0  # bytes of these
         self.client_ids, self.classes, self.name, self.special = train.ids, classes, name, special
 
     def train(self, client: str) -> Examples:
@@ -117,7 +118,7 @@ class LazyDataset(FederatedData):
 
     def to(self, device: torch.device) -> LazyDataset:
         moved = copy.copy(self)
-        moved._device, moved._recent = device, OrderedDict()
+        moved._device, moved._recent, moved._held = device, OrderedDict(), 0
         for name in ("global_test", "_none"):
             if name in self.__dict__:
                 moved.__dict__[name] = self.__dict__[name].to(device)
@@ -143,9 +144,9 @@ class LazyDataset(FederatedData):
             return self._recent[key]
         batch = {name: column.to(self._device) for name, column in self._expand(split.read(client)).items()}
         self._recent[key] = batch
-        held = sum(_bytes(one) for one in self._recent.values())
-        while held > ROOM:
-            held -= _bytes(self._recent.popitem(last=False)[1])
+        self._held += _bytes(batch)
+        while self._held > ROOM:
+            self._held -= _bytes(self._recent.popitem(last=False)[1])
         return batch
 
 

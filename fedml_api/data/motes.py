@@ -23,13 +23,13 @@ FOLDER = "package/suthaharan-{}-hop-sensor-network/data/data.csv"
 @data_sources.register("motes")
 @settings
 class Motes(DeviceSource):
-    """8 wireless sensors in two networks, 37,674 readings of humidity and temperature every 5 seconds, 307 of them of an event.
+    """8 wireless sensors in two networks, 37,674 readings of humidity and temperature, 307 of an event; 40 % for training.
 
     A device per mote, four in the network of a single hop and four in that of several; an example is `window` consecutive
     readings, `x` `[2 window]`: first their humidity, then their temperature. It is out of the ordinary (`y` 1) if one of them is
     labelled as an event, one that was brought about; four of the motes see none. Training windows lie among the first `train` of
-    a mote's readings, test windows among the others, so that they have no reading in common. Suthaharan et al., ISSNIP 2010;
-    ODC-By 1.0, CC BY 4.0.
+    a mote's readings, test windows among the others, so that they have no reading in common. A reading is of every 5
+    seconds. Suthaharan et al., ISSNIP 2010; ODC-By 1.0, CC BY 4.0.
 
     Args:
         hops: which of the networks.

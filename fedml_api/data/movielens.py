@@ -32,7 +32,7 @@ Fold = Literal["latest", "u1", "u2", "u3", "u4", "u5"]
 @data_sources.register("movielens")
 @settings
 class MovieLens(NaturalSource):
-    """MovieLens: ratings of films from 1 to 5, a client per user: 943 users, 1,682 films, 100,000 ratings; or 1 M, or 20 M.
+    """MovieLens: ratings of films from 1 to 5, a client per user: 100,000 by 943 users, 80 % for training; or 1 M, or 20 M.
 
     Columns: `x`, int64 `[n, 1]`, the item, numbered from 0 in the order of the ids that occur; `y`, float32 `[n]`, the rating. The
     100k ratings are read from the recbole package where the official file is not. For research only, and not to be handed on: see

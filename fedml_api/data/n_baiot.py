@@ -30,7 +30,7 @@ FEATURES = 115
 @data_sources.register("n_baiot")
 @settings
 class NBaIoT(DeviceSource):
-    """N-BaIoT: the traffic of 9 devices at home, ordinary and while one of two botnets has them; 115 features (UCI's files).
+    """N-BaIoT: the traffic of 9 devices, ordinary and while a botnet has them, the one for training; 115 features (UCI's files).
 
     In `data_folder/n_baiot/DEVICE/`: `benign_traffic.csv`, `gafgyt_attacks/*.csv` and, where the device was attacked by it,
     `mirai_attacks/*.csv`. A feature is a statistic of the packets up to an instant. The first two thirds of a device's ordinary

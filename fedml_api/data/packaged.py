@@ -28,13 +28,14 @@ def package_place(package: str, path: str) -> Path:
 
 def packaged_file(package: str, path: str, install: str = 'pip install "fedml[data]"') -> Path:
     """Where `path` of an installed package lies; the package is not imported. `install` is how to get it."""
-    found = package_place(package, path)
-    if found.exists():
-        return found
-    if not any(importlib.metadata.distributions(name=package)):
-        raise DataError(f"package {package} is not installed; run: {install}")
-    upgrade = install.replace("install", "install --upgrade", 1)
-    raise DataError(f"{found}: not in the installed package {package}; run: {upgrade}")
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise DataError(f"package {package} is not installed; run: {install}") from None
+    if not (found := package_place(package, path)).exists():
+        upgrade = install.replace("install", "install --upgrade", 1)
+        raise DataError(f"{found}: not in the installed package {package}; run: {upgrade}")
+    return found
 
 
 def read_table(path: Path, largest: int, test: int | float) -> tuple[Examples, Examples]:

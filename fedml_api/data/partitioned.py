@@ -6,6 +6,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 from msgspec import Meta
 
@@ -43,15 +44,16 @@ class PartitionedSource(DataSource):
                 raise ConfigError(f"data.validation = {self.validation}: of {len(train)} examples that is none; hold out more")
             train, test = Examples(train.take(torch.from_numpy(rest))), Examples(train.take(torch.from_numpy(held_out)))
             name += " (validation)"
-        train_labels, test_labels = train.columns["y"].numpy(), test.columns["y"].numpy()
-        train_parts = self.partition(train_labels, self.clients, seed)
-        test_parts = matching_split(test_labels, train_labels, train_parts, seed)
-        ids = [str(client) for client in range(self.clients)]
-        return FederatedDataset(
-            train,
-            test,
-            dict(zip(ids, train_parts, strict=True)),
-            dict(zip(ids, test_parts, strict=True)),
-            classes=int(train_labels.max()) + 1,
-            name=name,
-        )
+        parts = dealt(train, test, self.clients, self.partition, seed)
+        return FederatedDataset(train, test, *parts, classes=int(train.columns["y"].max()) + 1, name=name)
+
+
+def dealt(
+    train: Examples, test: Examples, clients: int, partition: Partitioner, seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Rows of `train` and of `test` by client, "0", "1", ...: as `partition` says, and such as match."""
+    train_labels, test_labels = train.columns["y"].numpy(), test.columns["y"].numpy()
+    train_parts = partition(train_labels, clients, seed)
+    test_parts = matching_split(test_labels, train_labels, train_parts, seed)
+    ids = [str(client) for client in range(clients)]
+    return dict(zip(ids, train_parts, strict=True)), dict(zip(ids, test_parts, strict=True))

@@ -116,9 +116,27 @@ def read_csv(
         only: a column, and whether a row with this text in it is wanted.
 
     Raises:
-        DataError: a column is missing, a number is none, or no row is wanted.
+        DataError: it is no text, a column is missing, a number is none, or no row is wanted.
     """
     found: dict[str, Any] = {name: [] for name in texts} | {name: array("d") for name in numbers}
+    try:
+        _collect(path, found, texts, numbers, only)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no CSV file: {error}") from None
+    if not any(len(values) for values in found.values()):
+        raise DataError(f"{path} has no rows" + (f" with the right {only[0]}" if only else ""))
+    columns = {name: np.array(found[name], dtype=object) for name in texts}
+    return columns | {name: np.frombuffer(found[name], dtype=np.float64) for name in numbers}
+
+
+def _collect(
+    path: Path,
+    found: Mapping[str, Any],
+    texts: Sequence[str],
+    numbers: Sequence[str],
+    only: tuple[str, Callable[[str], bool]] | None,
+) -> None:
+    """Append the cells of a CSV file to the columns `found`."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = csv.reader(file)
         header = [name.strip() for name in next(rows, [])]
@@ -138,7 +156,3 @@ def read_csv(
                     values.append(float(text) if text else math.nan)
                 except ValueError:
                     raise DataError(f"{path}, line {rows.line_num}: {header[place]} is '{text}', which is no number") from None
-    if not any(len(values) for values in found.values()):
-        raise DataError(f"{path} has no rows" + (f" with the right {only[0]}" if only else ""))
-    columns = {name: np.array(found[name], dtype=object) for name in texts}
-    return columns | {name: np.frombuffer(found[name], dtype=np.float64) for name in numbers}

@@ -3,6 +3,7 @@
 from fedml_core.trainer.examples import Batch, Examples
 from fedml_core.trainer.model_state import ModelState
 from fedml_core.trainer.model_trainer import Classifier, Model, ModelTrainer, NextToken, Once
+from fedml_core.trainer.nodes import NodeClassifier
 from fedml_core.trainer.schedule import Cosine, Exponential, Rate, Schedule, rate, schedules
 from fedml_core.trainer.trainers import Reconstruction, Regression, Segmenter, Tagger
 from fedml_core.trainer.transforms import (
@@ -31,6 +32,7 @@ __all__ = [
     "ModelTrainer",
     "Momentum",
     "NextToken",
+    "NodeClassifier",
     "Once",
     "Proximal",
     "Rate",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.data.detection import main as table_of_detection
 from fedml_api import Experiment, FedAvg, FederatedDataset, LocalSGD, simulate
 from fedml_api.data import Motes, NBaIoT
 from fedml_api.data.download import Download, unpack
@@ -222,6 +223,21 @@ def test_members_of_an_archive_that_are_wanted(tmp_path):
         unpack(archive, folder, ("package/c", "package/a/data.csv"))
     assert not (folder / "package/a").exists()
     assert Download("https://x.org/y.tgz", "md5:0", "z").only == ()
+
+
+def test_the_table_of_what_is_found(tmp_path, monkeypatch, capsys):
+    official.motes(tmp_path / "data", numbers=(1, 2, 3, 4))
+    monkeypatch.chdir(tmp_path)
+    table_of_detection(["--seeds", "2", "--rounds", "1", "--false-alarms", "0.2"])
+    head, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines())
+    assert head[2:] == ["auc", "own recall", "own false alarms", "common recall", "common false alarms"]
+    ways = ["untrained"] * 9 + ["federation"] * 9 + ["each alone"] * 8 + ["one place"] * 9
+    assert [row[0] for row in rows] == ways
+    by = {(way, device): cells for way, device, *cells in rows}
+    assert by["federation", "multi_1"][0] == by["federation", "multi_1"][1] == "–"  # no events
+    assert by["federation", "multi_2"][:2] == ["1.000 ± 0.000", "1.000 ± 0.000"]
+    assert by["each alone", "multi_2"][3:] == ["–", "–"]
+    assert by["untrained", "all"] != by["federation", "all"] != by["one place", "all"]
 
 
 @pytest.fixture
