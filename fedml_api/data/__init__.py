@@ -9,6 +9,7 @@ from fedml_api.data.credit import Credit, LendingClubSample
 from fedml_api.data.dataset import Dataset, DataSource, FederatedData, FederatedDataset, data_sources
 from fedml_api.data.digits import Digits
 from fedml_api.data.fashion_mnist import FashionMnist
+from fedml_api.data.fednlp import FedNlp
 from fedml_api.data.horizontal import AdultHorizontal, CreditHorizontal, LendingClubHorizontal
 from fedml_api.data.karate import Karate
 from fedml_api.data.lazy import LazyDataset
@@ -25,6 +26,7 @@ from fedml_api.data.natural import NaturalSource
 from fedml_api.data.newsgroups import Newsgroups
 from fedml_api.data.nus_wide import NusWide
 from fedml_api.data.partitioned import PartitionedSource
+from fedml_api.data.reddit import Reddit
 from fedml_api.data.roles import ShakespeareRoles
 from fedml_api.data.sotu import Sotu
 from fedml_api.data.sst2 import Sst2
@@ -52,6 +54,7 @@ __all__ = [
     "Emnist",
     "FashionMnist",
     "FedCifar100",
+    "FedNlp",
     "FedShakespeare",
     "FederatedData",
     "FederatedDataset",
@@ -77,6 +80,7 @@ __all__ = [
     "NusWide",
     "PartitionedSource",
     "PubMed",
+    "Reddit",
     "RoomOccupancy",
     "Sent140",
     "ShakespeareRoles",

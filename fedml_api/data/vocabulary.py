@@ -54,6 +54,9 @@ class Words:
         self.count = len(words) + 4
         self._number = {word: k for k, word in enumerate(words, 1)}
 
+    def number(self, word: bytes) -> int:
+        return self._number.get(word, self.unknown)
+
     def numbers(self, sentence: bytes, most: int | None = None) -> list[int]:
         """The first `most` words of a sentence, between which there is white space."""
         number, unknown = self._number.get, self.unknown
@@ -63,7 +66,7 @@ class Words:
         """`[n, steps]`: the first `steps` words of each text."""
         rows = np.zeros((len(texts), steps), np.uint16)
         for row, text in zip(rows, texts, strict=True):
-            numbers = [self._number.get(word, self.unknown) for word in text[:steps]]
+            numbers = [self.number(word) for word in text[:steps]]
             row[: len(numbers)] = numbers
         return rows
 
