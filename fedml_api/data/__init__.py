@@ -2,6 +2,7 @@
 
 from fedml_api.data.adult import Adult
 from fedml_api.data.ag_news import AgNews
+from fedml_api.data.celeba import LeafCelebA
 from fedml_api.data.cifar import Cifar10, Cifar100
 from fedml_api.data.cinic10 import Cinic10
 from fedml_api.data.citation import CiteSeer, Cora, PubMed
@@ -11,7 +12,11 @@ from fedml_api.data.digits import Digits
 from fedml_api.data.fashion_mnist import FashionMnist
 from fedml_api.data.fednlp import FedNlp
 from fedml_api.data.horizontal import AdultHorizontal, CreditHorizontal, LendingClubHorizontal
+from fedml_api.data.hugging_face import HuggingFace, from_hugging_face
+from fedml_api.data.image_folder import ImageFolder
+from fedml_api.data.imagenet import ImageNet
 from fedml_api.data.karate import Karate
+from fedml_api.data.landmarks import Gld23k, Gld160k
 from fedml_api.data.lazy import LazyDataset
 from fedml_api.data.leaf import LeafFemnist, LeafMnist, LeafShakespeare, LeafSynthetic, Sent140
 from fedml_api.data.lending_club import LendingClub
@@ -26,8 +31,10 @@ from fedml_api.data.natural import NaturalSource
 from fedml_api.data.newsgroups import Newsgroups
 from fedml_api.data.nus_wide import NusWide
 from fedml_api.data.partitioned import PartitionedSource
+from fedml_api.data.pictures import View
 from fedml_api.data.reddit import Reddit
 from fedml_api.data.roles import ShakespeareRoles
+from fedml_api.data.saved import Saved, save_partition, save_partition_of
 from fedml_api.data.sotu import Sotu
 from fedml_api.data.sst2 import Sst2
 from fedml_api.data.streams import RoomOccupancy, StreamSource, Susy
@@ -35,6 +42,7 @@ from fedml_api.data.synthetic import Synthetic
 from fedml_api.data.tables import TableSource
 from fedml_api.data.texts import TextSource
 from fedml_api.data.tff import FedCifar100, FedShakespeare, Femnist, StackOverflowLr, StackOverflowNwp
+from fedml_api.data.torchvision_sets import TorchvisionSet, from_torchvision
 from fedml_api.data.vertical import VerticalDataset
 
 __all__ = [
@@ -59,8 +67,14 @@ __all__ = [
     "FederatedData",
     "FederatedDataset",
     "Femnist",
+    "Gld23k",
+    "Gld160k",
+    "HuggingFace",
+    "ImageFolder",
+    "ImageNet",
     "Karate",
     "LazyDataset",
+    "LeafCelebA",
     "LeafFemnist",
     "LeafMnist",
     "LeafShakespeare",
@@ -82,6 +96,7 @@ __all__ = [
     "PubMed",
     "Reddit",
     "RoomOccupancy",
+    "Saved",
     "Sent140",
     "ShakespeareRoles",
     "Sotu",
@@ -93,6 +108,12 @@ __all__ = [
     "Synthetic",
     "TableSource",
     "TextSource",
+    "TorchvisionSet",
     "VerticalDataset",
+    "View",
     "data_sources",
+    "from_hugging_face",
+    "from_torchvision",
+    "save_partition",
+    "save_partition_of",
 ]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedml_api.data.decoded import Decoded, content
 from fedml_core.errors import DataError
 from fedml_core.federation import ClientData
 from fedml_core.settings import Registry
@@ -133,7 +134,7 @@ class FederatedDataset(FederatedData):
         """`[clients, classes]`: how many training examples of each class each client holds."""
         if not self.labelled or self.classes is None:
             raise DataError(f"data set '{self.name}' has no classes to count")
-        labels = self.global_train.all()["y"]
+        labels = content(self.global_train)["y"]
         rows = [torch.bincount(labels[part], minlength=self.classes) for part in self._train_parts.values()]
         return torch.stack(rows).numpy()
 
@@ -142,7 +143,7 @@ class FederatedDataset(FederatedData):
         """SHA-256 over every column and every client's rows: equal exactly when two parties hold the same federated data."""
         total = hashlib.sha256()
         for examples in (self.global_train, self.global_test):
-            for name, column in sorted(examples.all().items()):
+            for name, column in sorted(content(examples).items()):
                 update(total, name, column)
         for parts in (self._train_parts, self._test_parts):
             for client, rows in parts.items():
@@ -230,7 +231,7 @@ def _range(rows: Tensor) -> tuple[int, int]:
 def update(total: hashlib._Hash, name: str, tensor: Tensor) -> None:
     """Make a column part of a fingerprint."""
     total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-    total.update(tensor.contiguous().numpy().data)
+    total.update(tensor.fingerprint.encode() if isinstance(tensor, Decoded) else tensor.contiguous().numpy().data)
 
 
 class DataSource(ABC):
@@ -255,7 +256,7 @@ class DataSource(ABC):
         return root / data_sources.name_of(type(self))
 
     def files(self, root: Path) -> Sequence[Path]:
-        """The files that are read, below `root` or in an installed package; none where the data are drawn."""
+        """The files that are read, below `root` or in an installed package."""
         return [self.folder(root) / name for name in self.names]
 
     def remedy(self, root: Path) -> str:
