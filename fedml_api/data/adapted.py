@@ -47,10 +47,7 @@ class Images:
             except Exception as error:  # of another library, about files that it has found
                 raise DataError(f"{self.name}: image {row} cannot be read ({type(error).__name__}: {error})") from error
             if one.shape != (found or [one])[0].shape:
-                shapes = f"{list(one.shape)}, and image {rows[0]} {list(found[0].shape)}"
-                raise DataError(
-                    f"{self.name}: image {row} has the shape {shapes}; say to which size they are brought: view.size=..."
-                )
+                raise self._unlike(row, one, rows[0], list(found[0].shape))
             found.append(one)
         return torch.stack(found)
 

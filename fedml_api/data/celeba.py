@@ -36,7 +36,7 @@ class LeafCelebA(PhotoSource, LeafSource):
     classes: ClassVar[int | None] = 2
 
     def reader(self, root: Path) -> Reader:
-        folder, remedy = self.folder(root).resolve() / "img_align_celeba", self.remedy(root)
+        folder = self.folder(root).resolve() / "img_align_celeba"
 
         def columns(x: list[Any], y: list[Any]) -> Columns:
             if odd := [name for name in x if not isinstance(name, str) or not PHOTO.fullmatch(name)]:
@@ -44,7 +44,7 @@ class LeafCelebA(PhotoSource, LeafSource):
             if odd := [label for label in y if label not in (0, 1) or isinstance(label, float)]:
                 raise DataError(f"y has {odd[0]!r:.40}; classes are 0 and 1")
             names = [folder / name for name in x]
-            self.check_there(names, remedy)
+            self.check_there(names)
             return {
                 "photo": np.array([bytes(name) for name in names], f"S{len(bytes(folder)) + 11}"),
                 "label": np.array(y, np.uint8),

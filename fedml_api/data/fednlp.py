@@ -31,7 +31,7 @@ Indices = dict[str, np.ndarray]
 @data_sources.register("fednlp")
 @settings
 class FedNlp(NaturalSource):
-    """FedNLP's text classification: 20 Newsgroups, AG News, SST-2 or SemEval-2010 task 8 with the clients of the paper (HDF5).
+    """FedNLP's text classification: 20 Newsgroups, AG News, SST-2 or SemEval-2010 task 8, train and test by its clients (HDF5).
 
     `x` int64 `[n, steps]`, the first words of a text: 0 pads, 1 to `words` - 2 are the most frequent words of the training texts,
     ties in the order of the alphabet, and the number after that is any other. Labels have the numbers of the file. Each client has

@@ -209,9 +209,9 @@ class Reading:
         """float32, or int64 for tokens; bytes that are an image in [0, 1] and channels first."""
         kind = _innermost(table.features[column])
         try:
-            array = np.array(table[:][column])
-        except ValueError:  # rows of different lengths
-            array = np.array(None)
+            array = np.asarray(table.with_format("numpy", columns=[column])[:][column])
+        except Exception as error:  # of another library, about what it has read
+            raise DataError(f"{name}: column '{column}' cannot be read ({type(error).__name__}: {error})") from error
         if array.dtype.kind not in "iufb" or array.ndim < 1:
             raise DataError(
                 f"{name}: column '{column}' holds {table.features[column]}, and not as many numbers in every row, none missing"

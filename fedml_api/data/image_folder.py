@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,9 @@ class ImageFolder(PartitionedSource):
     test: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     view: View = View()
     lazily: bool = True
+
+    def files(self, root: Path) -> Sequence[Path]:
+        return [root / self.folder]
 
     def read(self, root: Path) -> tuple[Examples, Examples]:
         folder = root / self.folder

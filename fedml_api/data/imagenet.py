@@ -6,11 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.partitioned import PartitionedSource
-from fedml_api.data.pictures import Listing, View, files_in, listed, listing
+from fedml_api.data.pictures import File, Listing, View, files_in, listed, listing
 from fedml_core.errors import DataError
 from fedml_core.partition import Partitioner, Shards
 from fedml_core.settings import settings
@@ -54,23 +52,21 @@ class ImageNet(PartitionedSource):
         return train.examples(self.view, remedy), test.examples(self.view, remedy)
 
 
-def _unsorted(folder: Path, files: Sequence[tuple[str, ...]], classes: tuple[str, ...], remedy: str) -> Listing:
+def _unsorted(folder: Path, files: Sequence[File], classes: tuple[str, ...], remedy: str) -> Listing:
     """Validation images in one folder; their classes are in the devkit, those of other synsets are left out."""
     devkit = folder.parent / DEVKIT
     truth, synsets = _truth(devkit / TRUTH, remedy), _synsets(devkit / "meta.mat", remedy)
-    place = {name: k for k, name in enumerate(classes)}
-    kept, labels = [], []
-    for name, *about in files:
-        if (match := VALIDATION.fullmatch(name)) is None or not 1 <= int(match[1]) <= len(truth):
-            raise DataError(f"{folder / name}: none of the {len(truth):,} images that {TRUTH} is about; {remedy}")
+    found: dict[str, list[File]] = {name: [] for name in classes}
+    for file in files:
+        if (match := VALIDATION.fullmatch(file[0])) is None or not 1 <= int(match[1]) <= len(truth):
+            raise DataError(f"{folder / file[0]}: none of the {len(truth):,} images that {TRUTH} is about; {remedy}")
         if (number := truth[int(match[1]) - 1]) not in synsets:
             raise DataError(f"{devkit / TRUTH}: line {int(match[1])} says {number}, which meta.mat does not know; {remedy}")
-        if synsets[number] in place:
-            kept.append((name, *about))
-            labels.append(place[synsets[number]])
-    if lacking := sorted(set(range(len(classes))) - set(labels)):
-        raise DataError(f"{folder}: has no image of {classes[lacking[0]]}; {remedy}")
-    return listed(folder, classes, kept, np.array(labels))
+        if synsets[number] in found:
+            found[synsets[number]].append(file)
+    if lacking := [name for name, own in found.items() if not own]:
+        raise DataError(f"{folder}: has no image of {lacking[0]}; {remedy}")
+    return listed(folder, classes, found.values())
 
 
 def _truth(path: Path, remedy: str) -> list[int]:

@@ -50,7 +50,10 @@ class Landmarks(PhotoSource):
             found.setdefault(user, []).append((bytes(name), label))
         if not found:
             raise DataError(f"{path}: has no rows; {remedy}")
-        self.check_there([Path(os.fsdecode(name)) for rows in found.values() for name, _ in rows], remedy)
+        try:
+            self.check_there([Path(os.fsdecode(name)) for rows in found.values() for name, _ in rows])
+        except DataError as error:
+            raise DataError(f"{error}; {remedy}") from None
         split = HeldSplit({user: _columns(rows) for user, rows in found.items()}, str(path))
         split.fingerprint = file_digest(path, root)
         return split

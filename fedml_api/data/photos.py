@@ -33,11 +33,11 @@ class PhotoSource(NaturalSource):
         # The files that say who has which photo have a hash of their own, and photos never change.
         return {"x": pictures.column(""), "y": torch.from_numpy(columns["label"].astype(np.int64))}
 
-    def check_there(self, photos: Sequence[Path], remedy: str) -> None:
+    def check_there(self, photos: Sequence[Path]) -> None:
         """Look for the files before any of them is needed.
 
         Raises:
-            DataError: saying how many are missing, and which one.
+            DataError: without a remedy, how many are missing, and one of them.
         """
         if missing := [path for path in photos if not path.is_file()]:
-            raise DataError(f"{missing[0]}: not there, like {len(missing) - 1:,} more of {len(photos):,}; {remedy}")
+            raise DataError(f"{missing[0]}: not there, like {len(missing) - 1:,} more of {len(photos):,}")

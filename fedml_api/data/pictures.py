@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedml_api.data.decoded import Decoded, Rows, examples_of
 from fedml_api.data.mapped import mapped
-from fedml_core.errors import DataError
+from fedml_core.errors import DataError, FedMLError
 from fedml_core.settings import settings, to_plain
 from fedml_core.trainer import Examples
 
@@ -27,6 +27,9 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP"
 SUFFIXES = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp")
 # Channels of more than 8 bits have no scale that everybody means.
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+# Path in a folder, size, time of writing.
+File = tuple[str, int, int]
 
 
 @settings
@@ -124,8 +127,10 @@ def opened(file: Path | bytes) -> Iterator[Any]:
     try:
         with Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
             yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        fault = error.strerror if isinstance(error, OSError) and error.strerror else error
+    except FedMLError:
+        raise
+    except Exception as error:  # of Pillow, whose readers of formats raise what their parts do
+        fault = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
         raise DataError(f"cannot be read as an image ({fault})") from None
 
 
@@ -236,26 +241,31 @@ def listing(folder: Path, remedy: str, classes: Sequence[str] | None = None, suf
     names = list(subfolders(folder) if classes is None else classes)
     if not names:
         raise DataError(f"{folder}: has no folders, one for each class; {remedy}")
-    found = [_files(folder / name, suffixes) for name in names]
-    if empty := [name for name, files in zip(names, found, strict=True) if not files]:
-        raise DataError(f"{folder / empty[0]}: has no {_either(suffixes)} files; {remedy}")
-    paths = [(f"{name}/{path}", *about) for name, files in zip(names, found, strict=True) for path, *about in files]
-    labels = np.repeat(np.arange(len(names)), [len(files) for files in found])
-    return listed(folder, tuple(names), paths, labels)
+
+    def files() -> Iterator[list[File]]:
+        for name in names:
+            found = _files(folder / name, suffixes)
+            if not found:
+                raise DataError(f"{folder / name}: has no {_either(suffixes)} files; {remedy}")
+            yield [(f"{name}/{path}", size, written) for path, size, written in found]
+
+    return listed(folder, tuple(names), files())
 
 
-def listed(folder: Path, classes: tuple[str, ...], files: Sequence[tuple[str, ...]], labels: np.ndarray) -> Listing:
-    """A listing of files (path in `folder`, size, time of writing) with their labels."""
-    total, written = hashlib.sha256(repr(classes).encode() + labels.tobytes()), hashlib.sha256()
-    for name, size, changed in files:
-        total.update(f"{name}\0{size}\0".encode(errors="surrogateescape"))
-        written.update(f"{changed}\0".encode())
-    names = np.array([os.fsencode(name) for name, *_ in files])
+def listed(folder: Path, classes: tuple[str, ...], files: Iterable[list[File]]) -> Listing:
+    """A listing of the files of each class; they are gone through one class at a time, since there may be a million."""
+    total, state, names, counts = hashlib.sha256(repr(classes).encode()), hashlib.sha256(), [], []
+    for found in files:
+        total.update(repr([(name, size) for name, size, _ in found]).encode())
+        state.update(repr([written for _, _, written in found]).encode())
+        names.append(np.array([os.fsencode(name) for name, _, _ in found]))
+        counts.append(len(found))
     fingerprint = total.hexdigest()
-    return Listing(folder, classes, names, labels.astype(np.int64), fingerprint, fingerprint + written.hexdigest())
+    labels = np.repeat(np.arange(len(classes)), counts)
+    return Listing(folder, classes, np.concatenate(names), labels, fingerprint, fingerprint + state.hexdigest())
 
 
-def _files(folder: Path, suffixes: Sequence[str]) -> list[tuple[Any, ...]]:
+def _files(folder: Path, suffixes: Sequence[str]) -> list[File]:
     """Path in the folder, size and time of writing of every image file in it and below; none where it is not there."""
     if not folder.is_dir():
         return []
@@ -265,7 +275,7 @@ def _files(folder: Path, suffixes: Sequence[str]) -> list[tuple[Any, ...]]:
         raise DataError(f"{error.filename or folder}: cannot be read: {error.strerror}") from None
 
 
-def _below(folder: str, before: str, suffixes: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+def _below(folder: str, before: str, suffixes: tuple[str, ...]) -> Iterator[File]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -277,7 +287,7 @@ def _below(folder: str, before: str, suffixes: tuple[str, ...]) -> Iterator[tupl
                 yield before + entry.name, about.st_size, about.st_mtime_ns
 
 
-def files_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[tuple[Any, ...]]:
+def files_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[File]:
     """The image files in a folder itself, as `listed` takes them."""
     return [about for about in _files(folder, suffixes) if "/" not in about[0]]
 

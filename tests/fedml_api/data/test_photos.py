@@ -6,11 +6,24 @@ import os
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 
 from fedml_api import Experiment, FedAvg, FederatedDataset, LocalSGD, Standalone, simulate
-from fedml_api.data import Cifar10, Cifar100, Gld23k, Gld160k, ImageFolder, ImageNet, LeafCelebA, View
+from fedml_api.data import (
+    Cifar10,
+    Cifar100,
+    DataSource,
+    Gld23k,
+    Gld160k,
+    HuggingFace,
+    ImageFolder,
+    ImageNet,
+    LeafCelebA,
+    TorchvisionSet,
+    View,
+)
 from fedml_api.data.decoded import Decoded, Rows, chosen, content, examples_of
 from fedml_api.data.examine import describe_data, faults, overlap
 from fedml_api.data.packaged import packaged_file
@@ -19,6 +32,7 @@ from fedml_api.distributed import Loopback
 from fedml_api.vision import torchvision
 from fedml_core.errors import ConfigError, DataError
 from fedml_core.partition import Dirichlet, Iid, Shards
+from fedml_core.settings import build, to_plain
 from tests.fedml_api.data import photos
 
 FEW = {"clients": 2, "partition": Iid()}
@@ -64,6 +78,8 @@ def test_a_column_is_a_tensor_to_whoever_computes_with_it(column):
     assert torch.index_select(column, 0, torch.tensor([5, 1]), out=out) is out
     assert out[:, 0, 0].tolist() == [5, 1]
     assert column.to("meta").device.type == "meta"
+    moved = examples_of({"x": column, "y": torch.arange(10)}).to(torch.device("meta"))
+    assert {part.device.type for part in (*moved.columns.values(), moved.index)} == {"meta"}
     assert column.to(torch.float64).dtype == torch.float64
     assert column.index_select(1, torch.tensor([0])).shape == (10, 1, 3)
 
@@ -91,8 +107,11 @@ def test_a_view_is_that_of_torchvision(height, width, size, crop):
 
 def test_a_real_photo_is_that_of_torchvision():
     """640x427 pixels in the wheel of scikit-learn."""
-    pytest.importorskip("sklearn", reason='scikit-learn is not installed (pip install "fedml[data]")')
-    path, transforms = packaged_file("scikit-learn", "sklearn/datasets/images/china.jpg"), torchvision("transforms")
+    try:
+        path = packaged_file("scikit-learn", "sklearn/datasets/images/china.jpg")
+    except DataError as error:
+        pytest.skip(str(error))
+    transforms = torchvision("transforms")
     usual = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()]
     usual = transforms.Compose([*usual, transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
     with Image.open(path) as photo:
@@ -127,6 +146,22 @@ def test_formats_and_modes(form):
     if form != "WEBP":
         assert np.array_equal(decode(encoded(grey, form), SMALL), np.asarray(grey)[None].repeat(3, 0))
         assert np.array_equal(decode(encoded(grey, form), View(8, "exact", channels=1)), np.asarray(grey)[None])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "WEBP", "PPM", "TGA", "GIF", "JPEG", "JPEG2000"])
+def test_whatever_is_damaged_is_an_error_of_the_data(form):
+    draw, whole = np.random.default_rng(0), encoded(Image.fromarray(photos.pixels(2, 8, 8)), form)
+    view, refused = View(8, "squeeze"), 0
+    for k in range(60):
+        damaged = bytearray(whole[: len(whole) * k // 30] if k < 30 else whole)
+        for place in draw.integers(0, max(1, min(len(damaged), 200)), 4 if k >= 30 else 0):
+            damaged[place] = draw.integers(0, 256)
+        try:
+            assert decode(bytes(damaged), view).shape == (3, 8, 8)
+        except DataError as error:
+            refused += str(error).startswith("cannot be read as an image (")
+    assert refused >= 10
 
 
 def test_transparency_is_left_out_and_depth_refused():
@@ -481,3 +516,19 @@ def test_clients_with_photos_are_stacked(tmp_path):
         engine = Standalone(executor="stacked", block=3, processes=1)
         found.append(simulate(Experiment(network, data, engine=engine, rounds=2, clients_per_round=3, threads=1)).sha256)
     assert found[0] == found[1]
+
+
+def test_a_configuration_that_is_written_down_is_read_back():
+    sources = [
+        ImageFolder(folder="a", view=View(8, mean=(0.5,) * 3, deviation=(0.5,) * 3)),
+        TorchvisionSet(dataset="EMNIST", options={"split": "letters", "download": False}, view=View(8)),
+        HuggingFace(path="csv", data_files={"train": "a.csv"}, features=("a", "b"), client="c"),
+        Gld23k(view=View(16, "squeeze", channels=1)),
+    ]
+    for source in sources:
+        problems = []
+        assert build(DataSource, yaml.safe_load(yaml.safe_dump(to_plain(source))), "data", problems) == source
+        assert problems == []
+    problems = []
+    build(DataSource, {"name": "imagenet", "view": {"size": 0, "fit": "corp"}}, "data", problems)
+    assert [line.partition(" =")[0] for line in problems] == ["data.view.size", "data.view.fit"]
