@@ -24,7 +24,7 @@ class Semantic(Partitioner):
     clients so that the sum of squared distances between the cluster's mean and the mean of what the client holds is least
     (Hungarian algorithm). Clients that remain empty get an example of the largest one.
 
-    Yuan et al., What Do We Mean by Generalization in Federated Learning?, ICLR 2022, sec. 4.2; they embed images with a pretrained
+    Yuan et al., What Do We Mean by Generalization in Federated Learning?, ICLR 2022; they embed images with a pretrained
     network, and compare mixtures of Gaussians. The last bits of the projection differ between processors, so that a partition may:
     save it where that matters.
 
