@@ -235,7 +235,7 @@ def test_faults_of_images():
         load(good, good[:60])
     with pytest.raises(DataError, match="part 'train': image 1: is not there"):
         load(good, None)
-    with pytest.raises(DataError, match=r"image 1 has the shape \[3, 4, 5\], and image 0 \[3, 4, 4\]; say .*view.size"):
+    with pytest.raises(DataError, match=r"image 1 has the shape \[3, 4, 5\] of uint8, and image 0 \[3, 4, 4\] .*view.size"):
         load(good, other)
     with pytest.raises(DataError, match="image 1: cannot be read as an image"):
         load(good, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n")
