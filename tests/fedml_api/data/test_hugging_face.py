@@ -11,7 +11,7 @@ from fedml_api.data import HuggingFace, View, from_hugging_face
 from fedml_api.data.decoded import Decoded
 from fedml_api.data.examine import faults, overlap
 from fedml_core.errors import ConfigError, DataError
-from fedml_core.partition import Dirichlet, Iid
+from fedml_core.partition import Dirichlet, Iid, Noise
 from tests.fedml_api.data import photos
 
 datasets = pytest.importorskip("datasets", reason='Hugging Face\'s datasets is not installed (pip install "fedml[hf]")')
@@ -123,6 +123,12 @@ def test_clients_are_those_of_a_column():
     assert from_hugging_face({"train": whole, "test": whole}, "age", client="writer").client_ids == ("0", "1")
 
 
+@pytest.mark.parametrize("given", [{"clients": 4}, {"partition": Iid()}, {"skew": Noise()}])
+def test_who_has_clients_asks_for_no_others(given):
+    with pytest.raises(ConfigError, match=f"client = 'writer': .*leave out {next(iter(given))}, or client"):
+        HuggingFace(path="mine", client="writer", **given)
+
+
 def table_files(folder, kind):
     folder.mkdir(parents=True, exist_ok=True)
     for part, table in (("train", numbers(12)), ("test", numbers(6, 12))):
@@ -201,7 +207,7 @@ def test_what_is_refused(tmp_path, settings, error, said):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_bytes(content)
     with pytest.raises(error, match=said):
-        HuggingFace(**settings, **FEW).load(0, tmp_path)
+        HuggingFace(**({} if "client" in settings else FEW), **settings).load(0, tmp_path)
 
 
 @pytest.mark.parametrize(
