@@ -5,7 +5,7 @@ import torch
 from fedml_api.data import AgNews, Newsgroups, Sst2
 from fedml_api.data.examine import overlap
 from fedml_core.errors import ConfigError, DataError
-from fedml_core.partition import Iid
+from fedml_core.partition import Iid, Noise
 from tests.fedml_api.data import official_text as official
 
 # no 4, good 3, the comma 2, then of those with one the first of the alphabet: bad.
@@ -44,6 +44,12 @@ def test_a_bag_of_words_weighted_by_how_rare_they_are(sst2):
         rows = np.array(counts) * weights
         assert np.allclose(x, rows / np.linalg.norm(rows, axis=1, keepdims=True), atol=1e-6)
         assert x.dtype == torch.float32
+
+
+def test_tokens_are_not_skewed(sst2):
+    with pytest.raises(ConfigError, match=r"skew: tokens are numbers of words, which cannot be skewed"):
+        Sst2(skew=Noise())
+    assert len(Sst2(form="tfidf", skew=Noise(), **FEW).load(0, sst2).global_train) == 3
 
 
 def test_a_text_without_a_known_word_stays_finite(sst2):
