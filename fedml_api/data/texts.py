@@ -29,8 +29,8 @@ Labelled = Sequence[tuple[str, int]]
 class TextSource(PartitionedSource):
     """Texts of one class each; registering a class that can `read_texts` adds one.
 
-    The vocabulary is of the training texts: their most frequent words in lower case, punctuation marks being words, ties in the
-    order of the alphabet.
+    The vocabulary is of the training texts, those for `validation` included: their most frequent words in lower case, punctuation
+    marks being words, ties in the order of the alphabet.
 
     Args:
         form: `tokens`: `x` int64 `[n, steps]`, 0 pads, 1 to `words` - 2 are the vocabulary, and the number after that is any other
