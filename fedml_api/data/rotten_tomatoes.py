@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
-import torch
 from msgspec import Meta
 
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.packaged import SPLIT_SEED, package_place, packaged_file
 from fedml_api.data.split import ClientSplit, Columns, HeldSplit, unseen
-from fedml_api.data.vocabulary import Words, frequent, words_and_marks
+from fedml_api.data.vocabulary import Words, frequent, widened, words_and_marks
 from fedml_core.errors import DataError
 from fedml_core.rng import rng
 from fedml_core.settings import settings
@@ -76,7 +75,7 @@ class RottenTomatoes(NaturalSource):
         return HeldSplit(train, "rotten_tomatoes"), HeldSplit(unseen(test, train), "rotten_tomatoes")
 
     def expand(self, columns: Columns) -> Batch:
-        return {name: torch.from_numpy(column.astype(np.int64)) for name, column in columns.items()}
+        return widened(columns)
 
 
 def read_reviews(path: Path) -> Reviews:
