@@ -15,6 +15,7 @@ from fedml_api.model import Autoencoder
 from fedml_api.run.detection import detection
 from fedml_core.errors import ConfigError, DataError
 from fedml_core.trainer import Reconstruction
+from fedml_core.trainer.metrics import alarms, recall_at, threshold
 from tests.fedml_api.data import official_tables as official
 
 
@@ -180,6 +181,15 @@ def test_damaged_traffic_is_refused(tmp_path, damage, words):
     damage(tmp_path / "n_baiot" / "Danmini_Doorbell")
     with pytest.raises(DataError, match=f"Danmini_Doorbell.*{words}"):
         NBaIoT().load(0, tmp_path)
+
+
+@pytest.mark.parametrize(("false_alarms", "lowest"), [(1.0, 0), (0.5, 1), (0.2, 2), (0.19, 3), (0.1, 3), (0.0, 4)])
+def test_a_threshold_is_a_bin(false_alarms, lowest):
+    counts = torch.tensor([[5, 3, 1, 1], [0, 1, 2, 4]])
+    assert threshold(counts, false_alarms) == lowest
+    negative, positive = alarms(counts, lowest).tolist()
+    assert (negative, positive) == (sum([5, 3, 1, 1][lowest:]), sum([0, 1, 2, 4][lowest:]))
+    assert recall_at(counts, false_alarms) == pytest.approx(positive / 7)
 
 
 def counted(normal, events):
