@@ -14,7 +14,7 @@ from fedml_api.data.adult import Adult
 from fedml_api.data.credit import Credit, LendingClubSample
 from fedml_api.data.dataset import DataSource, FederatedDataset, data_sources
 from fedml_api.data.packaged import SPLIT_SEED
-from fedml_api.data.partitioned import dealt
+from fedml_api.data.partitioned import spread
 from fedml_api.data.tables import Columns, TableSource, features
 from fedml_core.errors import ConfigError
 from fedml_core.partition import Dirichlet, Partitioner, natural, stratified_split
@@ -59,13 +59,13 @@ class HorizontalSource(DataSource):
             Examples({"x": torch.from_numpy(part), "y": torch.from_numpy(labels[rows])})
             for part, rows in zip(x, halves, strict=True)
         )
+        classes = int(labels.max()) + 1
         if self.by is None:
-            parts = dealt(train, test, self.clients or 100, self.partition, seed)
-        else:
-            owners = self._owners(columns)
-            mine, held_out = (natural(owners[rows]) for rows in halves)
-            parts = mine, {client: rows for client, rows in held_out.items() if client in mine}
-        return FederatedDataset(train, test, *parts, classes=int(labels.max()) + 1, name=name)
+            return spread(train, test, self.clients, self.partition, seed, name, classes)
+        owners = self._owners(columns)
+        mine, held_out = (natural(owners[rows]) for rows in halves)
+        own = {client: rows for client, rows in held_out.items() if client in mine}
+        return FederatedDataset(train, test, mine, own, classes, name)
 
     def _owners(self, columns: Columns) -> np.ndarray:
         texts = [name for group in self.table.groups[2].values() for name in group if columns[name].dtype == object]

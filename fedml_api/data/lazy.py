@@ -10,8 +10,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedml_api.data.dataset import FederatedData
+from fedml_api.data.decoded import all_rows, examples_of
 from fedml_api.data.split import ClientSplit, Columns, joined
 from fedml_core.errors import DataError
 from fedml_core.rng import rng
@@ -27,7 +29,7 @@ class LazyExamples(Examples):
     """Examples that are read when somebody looks at them. Until then, only how many there are can be asked."""
 
     def __init__(self, size: Callable[[], int], read: Callable[[], Batch]) -> None:
-        self._size, self._read, self.index = size, read, None
+        self._size, self._read = size, read
 
     def __len__(self) -> int:
         return super().__len__() if "columns" in self.__dict__ else self._size()
@@ -35,6 +37,10 @@ class LazyExamples(Examples):
     @cached_property
     def columns(self) -> Batch:  # type: ignore[override]
         return self._read()
+
+    @cached_property
+    def index(self) -> Tensor | None:  # type: ignore[override]
+        return all_rows(self.columns)
 
 
 class LazyDataset(FederatedData):
@@ -132,7 +138,7 @@ class LazyDataset(FederatedData):
     def _opened(self, parts: list[Columns]) -> Examples:
         if not parts:
             return self._none
-        return Examples(self._expand(joined(parts))).to(self._device)
+        return examples_of(self._expand(joined(parts))).to(self._device)
 
     def _examples(self, which: str, split: ClientSplit, client: str) -> Examples:
         return LazyExamples(lambda: split.size(client), lambda: self._batch(which, split, client))

@@ -110,13 +110,13 @@ def read_graphs(path: Path) -> tuple[list[Graph], np.ndarray]:
         raise fault("not there" + (f" ({pickles[0].name} is a pickle, which is not read)" if pickles else ""))
     found: dict[str, Any] = {}
     try:
-        # Open as an archive first: NumPy would take the file for something else, where it is none.
-        with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as arrays:
+        with zipfile.ZipFile(path) as archive:
             for name in ARRAYS:
                 if f"{name}.npy" not in archive.namelist():
-                    raise fault(f"has no array '{name}' (found: {', '.join(arrays.files) or 'nothing'})")
-                found[name] = arrays[name]
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+                    raise fault(f"has no array '{name}' (found: {', '.join(archive.namelist()) or 'nothing'})")
+                with archive.open(f"{name}.npy") as file:
+                    found[name] = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError) as error:
         raise fault(f"cannot be read as arrays ({error})") from None
     for name, (kinds, dimensions) in ARRAYS.items():
         if found[name].dtype.kind not in kinds or found[name].ndim not in dimensions:

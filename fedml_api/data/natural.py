@@ -17,7 +17,7 @@ from fedml_api.data.lazy import LazyDataset
 from fedml_api.data.mapped import identity
 from fedml_api.data.packed import packed
 from fedml_api.data.split import ClientSplit, Columns, GroupedSplit
-from fedml_core.errors import ConfigError, DataError
+from fedml_core.errors import ConfigError
 from fedml_core.rng import rng
 from fedml_core.settings import settings, to_plain
 from fedml_core.trainer import Batch
@@ -37,8 +37,6 @@ class NaturalSource(DataSource):
     clients: Annotated[int, Meta(ge=1)] | None = None
     regroup: Literal["none", "sample", "merge"] = "none"
     packed: bool = False
-    names: ClassVar[tuple[str, ...]] = ()
-    how_to_get: ClassVar[str] = ""
     classes: ClassVar[int | None] = None
     label: ClassVar[str | None] = None
     tests: ClassVar[int | None] = None
@@ -63,26 +61,6 @@ class NaturalSource(DataSource):
         if self.regroup != "none" and self.clients is None:
             return [f"regroup = '{self.regroup}': say how many clients there are to be (clients=...)"]
         return []
-
-    def folder(self, root: Path) -> Path:
-        return root / data_sources.name_of(type(self))
-
-    def files(self, root: Path) -> Sequence[Path]:
-        return [self.folder(root) / name for name in self.names]
-
-    def remedy(self, root: Path) -> str:
-        """What to do where a file is missing or damaged, in words."""
-        return f"put {' and '.join(self.names)} into {self.folder(root)} ({self.how_to_get})"
-
-    def present(self, root: Path) -> Sequence[Path]:
-        """The files.
-
-        Raises:
-            DataError: one is not there.
-        """
-        if missing := [path for path in self.files(root) if not path.exists()]:
-            raise DataError(f"{missing[0]}: not there; {self.remedy(root)}")
-        return self.files(root)
 
     def load(self, seed: int, root: Path) -> LazyDataset:
         name = data_sources.name_of(type(self))

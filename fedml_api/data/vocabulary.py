@@ -54,10 +54,21 @@ class Words:
         self.count = len(words) + 4
         self._number = {word: k for k, word in enumerate(words, 1)}
 
+    def number(self, word: bytes) -> int:
+        return self._number.get(word, self.unknown)
+
     def numbers(self, sentence: bytes, most: int | None = None) -> list[int]:
         """The first `most` words of a sentence, between which there is white space."""
         number, unknown = self._number.get, self.unknown
         return [number(word, unknown) for word in (sentence.split() if most is None else sentence.split(None, most)[:most])]
+
+    def padded(self, texts: Sequence[Sequence[bytes]], steps: int) -> np.ndarray:
+        """`[n, steps]`: the first `steps` words of each text."""
+        rows = np.zeros((len(texts), steps), np.uint16)
+        for row, text in zip(rows, texts, strict=True):
+            numbers = [self.number(word) for word in text[:steps]]
+            row[: len(numbers)] = numbers
+        return rows
 
     def sequences(self, sentences: Sequence[bytes], steps: int) -> np.ndarray:
         """`[n, steps + 1]`: each sentence after begin, cut to `steps` words, with end where there is room for it."""

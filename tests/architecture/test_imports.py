@@ -15,6 +15,7 @@ BACKENDS = {
     "mqtt.py": {"paho"},
     "broker.py": {"amqtt"},
     "hdf5.py": {"h5py"},
+    "hugging_face.py": {"datasets"},
     "blinding.py": {"cryptography"},
     "masking.py": {"cryptography"},
     "paillier.py": {"cryptography"},
