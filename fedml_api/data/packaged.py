@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,21 @@ from fedml_core.trainer import Examples
 SPLIT_SEED = 0
 
 
+def package_place(package: str, path: str) -> Path:
+    """Where `path` of a package lies, or would lie if it were installed; the package is not imported."""
+    try:
+        return Path(str(importlib.metadata.distribution(package).locate_file(path)))
+    except importlib.metadata.PackageNotFoundError:
+        return Path(sysconfig.get_path("purelib")) / path
+
+
 def packaged_file(package: str, path: str, install: str = 'pip install "fedml[data]"') -> Path:
     """Where `path` of an installed package lies; the package is not imported. `install` is how to get it."""
     try:
-        found = Path(str(importlib.metadata.distribution(package).locate_file(path)))
+        importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
         raise DataError(f"package {package} is not installed; run: {install}") from None
-    if not found.is_file():
+    if not (found := package_place(package, path)).exists():
         upgrade = install.replace("install", "install --upgrade", 1)
         raise DataError(f"{found}: not in the installed package {package}; run: {upgrade}")
     return found

@@ -19,7 +19,7 @@ from fedml_api.data.dataset import DataSource, data_sources
 from fedml_api.data.packaged import SPLIT_SEED
 from fedml_api.data.vertical import VerticalDataset
 from fedml_core.errors import DataError
-from fedml_core.partition import stratified_split
+from fedml_core.partition import ColumnSplit, stratified_split
 from fedml_core.rng import rng
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch
@@ -35,6 +35,7 @@ class TableSource(DataSource):
 
     Args:
         parties: 2 or 3.
+        columns: who has which columns, in place of `groups` and `parties`; the first party has the labels.
         known: the share of all people that each party knows, drawn by itself; in its own order.
         test: the share of people who are the test set, the same of every class, in every run the same people.
 
@@ -46,6 +47,7 @@ class TableSource(DataSource):
     parties: Annotated[int, Meta(ge=2, le=3)] = 2
     known: Annotated[float, Meta(gt=0, le=1)] = 0.9
     test: Annotated[float, Meta(gt=0, lt=1)] = 0.3
+    columns: ColumnSplit | None = None
 
     @abstractmethod
     def read(self, root: Path) -> tuple[Columns, np.ndarray]:
@@ -54,7 +56,8 @@ class TableSource(DataSource):
     def load(self, seed: int, root: Path) -> VerticalDataset:
         columns, labels = self.read(root)
         split = stratified_split(labels, self.test, SPLIT_SEED)
-        return spread(data_sources.name_of(type(self)), columns, labels, self.groups[self.parties], split, self.known, seed)
+        groups = self.groups[self.parties] if self.columns is None else self.columns(tuple(columns), seed)
+        return spread(data_sources.name_of(type(self)), columns, labels, groups, split, self.known, seed)
 
 
 def spread(
@@ -116,9 +119,27 @@ def read_csv(
         only: a column, and whether a row with this text in it is wanted.
 
     Raises:
-        DataError: a column is missing, a number is none, or no row is wanted.
+        DataError: it is no text, a column is missing, a number is none, or no row is wanted.
     """
     found: dict[str, Any] = {name: [] for name in texts} | {name: array("d") for name in numbers}
+    try:
+        _collect(path, found, texts, numbers, only)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no CSV file: {error}") from None
+    if not any(len(values) for values in found.values()):
+        raise DataError(f"{path} has no rows" + (f" with the right {only[0]}" if only else ""))
+    columns = {name: np.array(found[name], dtype=object) for name in texts}
+    return columns | {name: np.frombuffer(found[name], dtype=np.float64) for name in numbers}
+
+
+def _collect(
+    path: Path,
+    found: Mapping[str, Any],
+    texts: Sequence[str],
+    numbers: Sequence[str],
+    only: tuple[str, Callable[[str], bool]] | None,
+) -> None:
+    """Append the cells of a CSV file to the columns `found`."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = csv.reader(file)
         header = [name.strip() for name in next(rows, [])]
@@ -138,7 +159,3 @@ def read_csv(
                     values.append(float(text) if text else math.nan)
                 except ValueError:
                     raise DataError(f"{path}, line {rows.line_num}: {header[place]} is '{text}', which is no number") from None
-    if not any(len(values) for values in found.values()):
-        raise DataError(f"{path} has no rows" + (f" with the right {only[0]}" if only else ""))
-    columns = {name: np.array(found[name], dtype=object) for name in texts}
-    return columns | {name: np.frombuffer(found[name], dtype=np.float64) for name in numbers}

@@ -3,6 +3,7 @@
 from fedml_api.model.autoencoder import Autoencoder
 from fedml_api.model.cnn import McMahanCNN, ReddiCNN
 from fedml_api.model.darts import Darts, DartsSearch, Genotype
+from fedml_api.model.factorization import MatrixFactorization
 from fedml_api.model.gan import GAN
 from fedml_api.model.graph import GAT, GCN, GraphSAGE
 from fedml_api.model.in_parts import CNNInParts, Edge, InParts, ResNetInParts
@@ -40,6 +41,7 @@ __all__ = [
     "GroupNorm",
     "InParts",
     "LogisticRegression",
+    "MatrixFactorization",
     "McMahanCNN",
     "MobileNet",
     "MobileNetV3",

@@ -20,7 +20,7 @@ from fedml_api.model.model_spec import ModelSpec, Shape, check_shape, models, ou
 from fedml_core.errors import ConfigError
 from fedml_core.federation import ClientData
 from fedml_core.settings import settings
-from fedml_core.trainer import Classifier, ModelTrainer, NodeClassifier, Regressor
+from fedml_core.trainer import Classifier, ModelTrainer, NodeClassifier, Regression
 
 Count = Annotated[int, Meta(ge=1)]
 Rate = Annotated[float, Meta(ge=0, lt=1)]
@@ -59,7 +59,7 @@ class OfGraphs(ModelSpec):
         return (shape[0],) if self.predicts == "nodes" else ()
 
     def trainer(self) -> ModelTrainer:
-        return {"nodes": NodeClassifier, "value": Regressor}.get(self.predicts or "class", Classifier)()
+        return {"nodes": NodeClassifier, "value": Regression}.get(self.predicts or "class", Classifier)()
 
     def build(self, shape: Shape, classes: int | None) -> nn.Module:
         if self.predicts == "value":

@@ -4,9 +4,8 @@ from fedml_core.trainer.examples import Batch, Examples
 from fedml_core.trainer.model_state import ModelState
 from fedml_core.trainer.model_trainer import Classifier, Model, ModelTrainer, NextToken, Once
 from fedml_core.trainer.nodes import NodeClassifier
-from fedml_core.trainer.regression import Regressor
 from fedml_core.trainer.schedule import Cosine, Exponential, Rate, Schedule, rate, schedules
-from fedml_core.trainer.trainers import Reconstruction, Segmenter, Tagger
+from fedml_core.trainer.trainers import Reconstruction, Regression, Segmenter, Tagger
 from fedml_core.trainer.transforms import (
     Adaptive,
     Clip,
@@ -38,7 +37,7 @@ __all__ = [
     "Proximal",
     "Rate",
     "Reconstruction",
-    "Regressor",
+    "Regression",
     "Schedule",
     "Segmenter",
     "Tagger",
