@@ -12,7 +12,7 @@ from fedml_api.model.graph import GATLayer, GCNLayer, SAGELayer, apart
 from fedml_api.run.config import RunConfig, prepare
 from fedml_core import tree
 from fedml_core.errors import ConfigError
-from fedml_core.trainer import Classifier, Examples, NodeClassifier, Regressor
+from fedml_core.trainer import Classifier, Examples, NodeClassifier, Regression
 
 CORA = (2708, 1433 + 2708)
 SPECS = [GCN(hidden=8, dropout=0.0), GAT(hidden=3, heads=4, dropout=0.0), GraphSAGE(hidden=8)]
@@ -159,7 +159,7 @@ def test_what_the_data_have_decides_what_is_predicted():
     x = graphs(8)
     labels = {
         Classifier: (torch.arange(8) % 3, 3),
-        Regressor: (torch.randn(8), None),
+        Regression: (torch.randn(8), None),
         NodeClassifier: (torch.randint(0, 3, (8, 6)), 3),
     }
     for trainer, (y, classes) in labels.items():
