@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -19,6 +21,8 @@ from fedml_core.trainer import Examples
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ARCHIVE = "CINIC-10.tar.gz (datashare.ed.ac.uk/handle/10283/3192)"
+# What Pillow raises where a file is damaged.
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, TypeError, struct.error, zlib.error)
 AGAIN = f"unpack {ARCHIVE} again"
 MEAN, DEVIATION = (0.47889522, 0.47227842, 0.43047404), (0.24205776, 0.23828046, 0.25874835)
 
@@ -45,6 +49,7 @@ class Cinic10(PartitionedSource):
         about = [[[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in chain(*part)] for part in (*train, test)]
 
         def make() -> tuple[Examples, Examples]:
+            _check_numbers([*chain(*train), *test])
             return _examples([list(chain(*paths)) for paths in zip(*train, strict=True)]), _examples(test)
 
         return mapped(make, self, [str(root.resolve()), about], root)
@@ -57,20 +62,31 @@ def _images(folder: Path) -> list[Path]:
     return found
 
 
+def _check_numbers(classes: list[list[Path]]) -> None:
+    """Every class has as many images as any other, in every folder: 9,000 in the archive."""
+    most = max(len(paths) for paths in classes)
+    for paths in classes:
+        if len(paths) < most:
+            raise DataError(f"{paths[0].parent}: has {len(paths):,} images, and other classes have {most:,}; {AGAIN}")
+
+
 def _examples(classes: list[list[Path]]) -> Examples:
     """The images of every class in its list."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     pixels = np.empty((sum(map(len, classes)), 32, 32, 3), np.uint8)
     for place, path in zip(pixels, chain(*classes), strict=True):
         try:
             with Image.open(path) as image:
-                found = np.asarray(image.convert("RGB"))
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+                width, height = image.size
+                if (width, height) == (32, 32):
+                    place[:] = np.asarray(image.convert("RGB"))
+        except DAMAGE as error:
             raise DataError(f"{path}: cannot be read as an image ({error}); {AGAIN}") from None
-        if found.shape != (32, 32, 3):
-            raise DataError(f"{path}: an image of {found.shape[1]}x{found.shape[0]} pixels, not 32x32; {AGAIN}")
-        place[:] = found
+        except Image.DecompressionBombError as error:
+            raise DataError(f"{path}: {error}; {AGAIN}") from None
+        if (width, height) != (32, 32):
+            raise DataError(f"{path}: an image of {width}x{height} pixels, not 32x32; {AGAIN}")
     x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).to(torch.float32).div_(255)
     y = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(paths) for paths in classes]))
     return Examples({"x": normalised(x, MEAN, DEVIATION), "y": y})

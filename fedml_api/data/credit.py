@@ -6,7 +6,7 @@ import bz2
 import lzma
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from fedml_core.errors import ConfigError, DataError
 from fedml_core.settings import settings
 
 SYSTEM_FOLDER = Path("/usr/lib/R/site-library/modeldata/data")
+REMEDY = "get r-cran-modeldata again, as data/README.md says"
 
 
 @data_sources.register("credit")
@@ -42,9 +43,7 @@ class Credit(TableSource):
     }
 
     def read(self, root: Path) -> tuple[Columns, np.ndarray]:
-        columns = read_frame("credit_data", (root / "modeldata", SYSTEM_FOLDER))
-        status = columns.pop("Status")
-        return columns, (status == "bad").astype(np.int64)
+        return labelled("credit_data", "Status", self.groups[2], (root / "modeldata", SYSTEM_FOLDER))
 
 
 @data_sources.register("lending_club_sample")
@@ -75,15 +74,23 @@ class LendingClubSample(TableSource):
     }
 
     def read(self, root: Path) -> tuple[Columns, np.ndarray]:
-        columns = read_frame("lending_club", (root / "modeldata", SYSTEM_FOLDER))
-        status = columns.pop("Class")
-        return columns, (status == "bad").astype(np.int64)
+        return labelled("lending_club", "Class", self.groups[2], (root / "modeldata", SYSTEM_FOLDER))
 
 
-def read_frame(name: str, folders: tuple[Path, ...]) -> Columns:
+def labelled(name: str, label: str, groups: Groups, folders: tuple[Path, ...]) -> tuple[Columns, np.ndarray]:
+    """The columns of a data frame that the parties have, and the one that says whether a credit was good or `bad`, as 0 and 1."""
+    columns = read_frame(name, folders, [label, *(column for group in groups.values() for column in group)])
+    status = columns.pop(label)
+    return columns, (status == "bad").astype(np.int64)
+
+
+def read_frame(name: str, folders: tuple[Path, ...], needed: Sequence[str] = ()) -> Columns:
     """A data frame of an R package, from the files in which R keeps the objects of a package until they are asked for.
 
     `Rdata.rdx` says where in `Rdata.rdb` an object lies; it begins with its length, in four bytes, and how it is compressed.
+
+    Raises:
+        DataError: a file is not there or damaged, or a column that is `needed` is not in it.
     """
     rdata = _rdata()
     folder = next((folder for folder in folders if (folder / "Rdata.rdx").is_file()), None)
@@ -95,13 +102,18 @@ def read_frame(name: str, folders: tuple[Path, ...]) -> Columns:
     with warnings.catch_warnings():
         # The reader warns of classes that only print otherwise, and of files without a magic number, as these are.
         warnings.simplefilter("ignore")
+        path = folder / "Rdata.rdx"
         try:
-            begin, length = rdata.read_rds(folder / "Rdata.rdx")["variables"][name]
-            block = (folder / "Rdata.rdb").read_bytes()[begin : begin + length]
+            begin, length = map(int, rdata.read_rds(path)["variables"][name])
+            path = folder / "Rdata.rdb"
+            block = path.read_bytes()[begin : begin + length]
             frame = rdata.conversion.convert(rdata.parser.parse_data(_unpacked(block)))
+            columns = {str(column): _values(frame[column]) for column in frame}
         except Exception as error:  # of whatever kind, in a file that R cannot have written
-            raise DataError(f"{folder}: {name} cannot be read: {error}") from error
-    return {str(column): _values(frame[column]) for column in frame}
+            raise DataError(f"{path}: {name} cannot be read: {error}; {REMEDY}") from error
+    if missing := [column for column in needed if column not in columns]:
+        raise DataError(f"{path}: {name} has no column {', '.join(missing)}; {REMEDY}")
+    return columns
 
 
 def _values(column: Any) -> np.ndarray:

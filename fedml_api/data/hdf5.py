@@ -16,6 +16,8 @@ from fedml_api.data.split import ClientSplit, Columns, file_digest
 from fedml_core.errors import DataError
 
 KINDS = {"float": "f", "whole": "iu", "text": "OSU"}
+# What the library raises where a file is damaged.
+DAMAGE = (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, OverflowError, MemoryError, SystemError)
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,13 @@ class Feature:
 
     def fault(self, found: Any) -> str | None:
         """What is wrong with a data set of this feature, in words."""
-        flat = found.shape[1:] == (1,) and self.shape == ()
-        if found.dtype.kind not in KINDS[self.kind] or not found.shape or (found.shape[1:] != self.shape and not flat):
+        shape = found.shape or ()
+        flat = shape[1:] == (1,) and self.shape == ()
+        # Elements of variable length are texts, or else lists.
+        texts = (found.dtype.metadata or {}).get("vlen", str) in (str, bytes)
+        if found.dtype.kind not in KINDS[self.kind] or not texts or not shape or (shape[1:] != self.shape and not flat):
             expected = f"{self.kind} [{', '.join(map(str, ('n', *self.shape)))}]"
-            return f"holds {found.dtype} {list(found.shape)}, not {expected}"
+            return f"holds {found.dtype if texts else 'lists'} {list(shape)}, not {expected}"
         return None
 
 
@@ -61,7 +66,10 @@ class H5Split(ClientSplit):
         self._file: Any = None
         self._h5py: Any = None
         self._pid = -1
-        self.ids = tuple(sorted(self._clients()))
+        try:
+            self.ids = tuple(sorted(self._clients()))
+        except DAMAGE as error:
+            raise self._error("/examples", f"cannot be read: {error}") from None
         if not self.ids:
             raise self._error("/examples", "is empty")
         self._checked(self.ids[0], self._open(self.ids[0], features))
@@ -83,15 +91,17 @@ class H5Split(ClientSplit):
     def size(self, client: str) -> int:
         if self._rows is None:
             return len(next(iter(self.read(client).values())))
-        rows = int(self._open(client, [self._rows])[self._rows].shape[0])
-        return rows if self._largest is None else min(rows, self._largest)
+        shape = self._open(client, [self._rows])[self._rows].shape
+        if not shape:
+            raise self._error(f"/examples/{client}/{self._rows}", "is a single value, not one for each example")
+        return int(shape[0]) if self._largest is None else min(int(shape[0]), self._largest)
 
     def read(self, client: str, only: Sequence[str] | None = None) -> Columns:
         # A column that is asked for alone has the name of its feature.
         found, end = self._open(client, self._features if only is None else only), self._largest
         try:
             columns = {name: one[()] if end is None or not one.shape else one[:end] for name, one in found.items()}
-        except (OSError, RuntimeError, ValueError, TypeError) as error:
+        except DAMAGE as error:
             raise self._error(f"/examples/{client}", f"cannot be read: {error}") from None
         self._checked(client, columns)
         columns = {name: column if self._features[name].shape else column.reshape(-1) for name, column in columns.items()}
@@ -107,18 +117,21 @@ class H5Split(ClientSplit):
             # Below h5py's groups, whose look-ups (one for the client, one for the feature) are a third of what reading takes.
             try:
                 found[name] = self._h5py.Dataset(self._h5py.h5d.open(clients.id, f"{client}/{name}".encode()))
-            except (KeyError, ValueError, RuntimeError, TypeError):
+            except DAMAGE:
                 if client not in self:
                     raise self.unknown(client) from None
-                group = clients[client]
-                known = ", ".join(group) if hasattr(group, "keys") else "no group"
+                known = _known(clients, client)
                 raise self._error(f"/examples/{client}/{name}", f"is missing, or no array (found: {known or 'nothing'})") from None
         return found
 
     def _checked(self, client: str, found: Mapping[str, Any]) -> None:
         """Arrays, or data sets, which take longer to say what they hold."""
         for name, one in found.items():
-            if fault := self._features[name].fault(one):
+            try:
+                fault = self._features[name].fault(one)
+            except DAMAGE as error:
+                fault = f"cannot be read: {error}"
+            if fault:
                 raise self._error(f"/examples/{client}/{name}", fault)
         if len({one.shape[0] for one in found.values()}) > 1:
             lengths = ", ".join(f"{name}: {one.shape[0]}" for name, one in found.items())
@@ -138,12 +151,12 @@ class H5Split(ClientSplit):
             raise DataError(f"{self.path}: not there; {self._remedy}")
         try:
             file = h5py.File(self.path, "r")
-        except OSError as error:
+        except DAMAGE as error:
             raise DataError(f"{self.path}: cannot be read as HDF5 ({error}); {self._remedy}") from None
         try:
             examples = file["examples"]
-        except (KeyError, RuntimeError):
-            raise self._error("/examples", f"is missing (found: {', '.join(file) or 'nothing'})") from None
+        except DAMAGE:
+            raise self._error("/examples", f"is missing (found: {_known(file) or 'nothing'})") from None
         if not isinstance(examples, h5py.Group):
             raise self._error("/examples", "is no group of clients")
         self._file, self._pid, self._h5py = examples, os.getpid(), h5py
@@ -151,3 +164,13 @@ class H5Split(ClientSplit):
 
     def _error(self, place: str, fault: str) -> DataError:
         return DataError(f"{self.path}: {place} {fault}; {self._remedy}")
+
+
+def _known(group: Any, *path: str) -> str:
+    """The names of what is there, for a message; the group may be damaged itself."""
+    try:
+        for name in path:
+            group = group[name]
+        return ", ".join(group) if hasattr(group, "keys") else "no group"
+    except DAMAGE as error:
+        return f"cannot be read: {error}"
