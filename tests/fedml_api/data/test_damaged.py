@@ -18,9 +18,9 @@ from tests.fedml_api.data import official, sources
 from tests.fedml_api.data.sources import DRAWN, SOURCES, everything, made, written
 
 # Mutations of each data set; with another SEED they are others.
-MUTATIONS, SEED = 16, 0
+MUTATIONS, SEED = 12, 0
 # Files looked at one by one, of data sets that have many.
-MOST = 6
+MOST = 4
 REMEDY = r"(run: |put |get |unpack |is at |it is the file )"
 
 
@@ -115,7 +115,7 @@ def test_a_file_that_was_cut_is_never_read_as_if_it_were_whole(whole, tmp_path):
     source, files, content = whole
     for path in some(files):
         kept = path.read_bytes()
-        for end in (0, 1, len(kept) // 50, len(kept) // 3, len(kept) // 2, len(kept) * 9 // 10, -9, -2, -1):
+        for end in (0, 1, len(kept) // 50, len(kept) // 2, len(kept) * 9 // 10, -2, -1):
             path.write_bytes(kept[:end])
             message, found = refused(source, tmp_path)
             if message is None:  # what is cut off says nothing, such as the count behind the last word
