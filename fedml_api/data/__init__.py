@@ -17,7 +17,7 @@ from fedml_api.data.nus_wide import NusWide
 from fedml_api.data.partitioned import PartitionedSource
 from fedml_api.data.synthetic import Synthetic
 from fedml_api.data.tables import TableSource
-from fedml_api.data.tff import FedCifar100, FedShakespeare, Femnist, StackOverflowLr, StackOverflowNwp
+from fedml_api.data.tff import FedCifar100, FedShakespeare, Femnist, FemnistDigits, StackOverflowLr, StackOverflowNwp
 from fedml_api.data.vertical import VerticalDataset
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "FederatedData",
     "FederatedDataset",
     "Femnist",
+    "FemnistDigits",
     "LazyDataset",
     "LeafFemnist",
     "LeafMnist",

@@ -48,6 +48,10 @@ def cifar100(root):
     return test_images.cifar(root, "cifar-100-binary", ["train.bin"], ["test.bin"], [20, 100])
 
 
+def digits(root):
+    return official.femnist(root, folder="femnist_digits", stem="fed_emnist_digitsonly", classes=10)
+
+
 def leaf(name, *arguments):
     return lambda root: official.leaf(root / name, test_leaf.images(*arguments))
 
@@ -139,6 +143,7 @@ SOURCES = {
     "fed_cifar100": Source(official.fed_cifar100, needs="h5py"),
     "fed_shakespeare": Source(official.fed_shakespeare, needs="h5py"),
     "femnist": Source(official.femnist, needs="h5py"),
+    "femnist_digits": Source(digits, needs="h5py"),
     "leaf_femnist": Source(leaf("leaf_femnist", 784, 62)),
     "leaf_mnist": Source(leaf("leaf_mnist", 784, 10, -2.0)),
     "leaf_shakespeare": Source(shakespeare),
