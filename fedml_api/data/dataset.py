@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedml_api.data.decoded import Decoded, content
 from fedml_core.errors import DataError
 from fedml_core.federation import ClientData
 from fedml_core.settings import Registry
@@ -133,7 +134,7 @@ class FederatedDataset(FederatedData):
         """`[clients, classes]`: how many training examples of each class each client holds."""
         if not self.labelled or self.classes is None:
             raise DataError(f"data set '{self.name}' has no classes to count")
-        labels = self.global_train.all()["y"]
+        labels = content(self.global_train)["y"]
         rows = [torch.bincount(labels[part], minlength=self.classes) for part in self._train_parts.values()]
         return torch.stack(rows).numpy()
 
@@ -142,7 +143,7 @@ class FederatedDataset(FederatedData):
         """SHA-256 over every column and every client's rows: equal exactly when two parties hold the same federated data."""
         total = hashlib.sha256()
         for examples in (self.global_train, self.global_test):
-            for name, column in sorted(examples.all().items()):
+            for name, column in sorted(content(examples).items()):
                 update(total, name, column)
         for parts in (self._train_parts, self._test_parts):
             for client, rows in parts.items():
@@ -215,7 +216,7 @@ def _problems(train: Examples, test: Examples, train_parts: _Rows, test_parts: _
                 yield f"client '{client}' has {what} rows from {low} to {high}; there are {len(examples)}"
         labels = examples.columns.get("y")
         if classes is not None and labels is not None and len(labels):
-            if labels.dim() > 2:  # of pixels, of which some have no class
+            if labels.dim() > 1:  # of pixels or nodes, of which some have no class
                 labels = torch.where(labels == VOID, 0, labels)
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= classes:
@@ -230,11 +231,18 @@ def _range(rows: Tensor) -> tuple[int, int]:
 def update(total: hashlib._Hash, name: str, tensor: Tensor) -> None:
     """Make a column part of a fingerprint."""
     total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-    total.update(tensor.contiguous().numpy().data)
+    total.update(tensor.fingerprint.encode() if isinstance(tensor, Decoded) else tensor.contiguous().numpy().data)
 
 
 class DataSource(ABC):
-    """Settings that can be loaded into a data set: which data set, how many clients, how it is spread over them."""
+    """Settings that can be loaded into a data set: which data set, how many clients, how it is spread over them.
+
+    Attributes:
+        names: of its files in `folder`; none where the data are drawn or lie in an installed package. `how_to_get`: them, in words.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ()
+    how_to_get: ClassVar[str] = ""
 
     @abstractmethod
     def load(self, seed: int, root: Path) -> Dataset:
@@ -244,9 +252,26 @@ class DataSource(ABC):
             DataError: the files are absent (the message says how to get them) or malformed.
         """
 
+    def folder(self, root: Path) -> Path:
+        return root / data_sources.name_of(type(self))
+
     def files(self, root: Path) -> Sequence[Path]:
-        """The files below `root` that are read; none where the data are drawn or lie in an installed package."""
-        return ()
+        """The files that are read, below `root` or in an installed package."""
+        return [self.folder(root) / name for name in self.names]
+
+    def remedy(self, root: Path) -> str:
+        """What to do where a file is missing or damaged, in words."""
+        return f"put {' and '.join(self.names)} into {self.folder(root)} ({self.how_to_get})"
+
+    def present(self, root: Path) -> Sequence[Path]:
+        """The files.
+
+        Raises:
+            DataError: one is not there.
+        """
+        if missing := [path for path in self.files(root) if not path.exists()]:
+            raise DataError(f"{missing[0]}: not there; {self.remedy(root)}")
+        return self.files(root)
 
 
 data_sources: Registry[DataSource] = Registry("data set", DataSource)

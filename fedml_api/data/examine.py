@@ -12,6 +12,9 @@ import torch
 from fedml_api.data.dataset import Dataset, FederatedData
 from fedml_core.trainer import Batch, Examples
 
+# Examples that are looked at together: those of a client may be photos that its memory does not hold.
+ROWS = 512
+
 
 def describe_data(data: Dataset) -> dict[str, Any]:
     """Counts and shapes, without going through the examples."""
@@ -40,14 +43,17 @@ def faults(data: Dataset) -> Iterator[str]:
     form = None
     for client in data.client_ids:
         for part, examples in (("train", data.train(client)), ("test", data.test(client))):
-            counted, batch = len(examples), examples.all()
-            found = {name: (column.dtype, column.shape[1:]) for name, column in batch.items()}
-            form = found if form is None else form
-            if found != form and isinstance(data, FederatedData):  # the parties of a VerticalDataset do differ
-                yield f"client '{client}': {part} has columns {found}, and others {form}"
+            counted, _ = len(examples), examples.columns
             if len(examples) != counted:
                 yield f"client '{client}': {part} holds {len(examples)} examples and counts {counted}"
-            yield from (f"client '{client}': {part} {fault}" for fault in _columns_faults(batch, data))
+            wrong: dict[str, None] = {}
+            for batch in examples.batches(ROWS) if len(examples) else [examples.all()]:
+                found = {name: (column.dtype, column.shape[1:]) for name, column in batch.items()}
+                form = found if form is None else form
+                if found != form and isinstance(data, FederatedData):  # the parties of a VerticalDataset do differ
+                    wrong[f"has columns {found}, and others {form}"] = None
+                wrong.update(dict.fromkeys(_columns_faults(batch, data)))
+            yield from (f"client '{client}': {part} {fault}" for fault in wrong)
 
 
 def _columns_faults(batch: Batch, data: Dataset) -> Iterator[str]:
@@ -72,6 +78,7 @@ def overlap(data: Dataset) -> int:
 
 def digests(examples: Examples) -> Iterable[bytes]:
     """A hash of each example, over all of its columns."""
-    columns = [column.cpu().numpy() for _, column in sorted(examples.all().items())]
-    for row in zip(*columns, strict=True):
-        yield hashlib.blake2b(b"".join(part.tobytes() for part in row), digest_size=12).digest()
+    for batch in examples.batches(ROWS):
+        columns = [column.cpu().numpy() for _, column in sorted(batch.items())]
+        for row in zip(*columns, strict=True):
+            yield hashlib.blake2b(b"".join(part.tobytes() for part in row), digest_size=12).digest()

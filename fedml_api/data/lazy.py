@@ -10,8 +10,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedml_api.data.dataset import FederatedData
+from fedml_api.data.decoded import all_rows, examples_of
 from fedml_api.data.split import ClientSplit, Columns, joined
 from fedml_core.errors import DataError
 from fedml_core.rng import rng
@@ -27,7 +29,7 @@ class LazyExamples(Examples):
     """Examples that are read when somebody looks at them. Until then, only how many there are can be asked."""
 
     def __init__(self, size: Callable[[], int], read: Callable[[], Batch]) -> None:
-        self._size, self._read, self.index = size, read, None
+        self._size, self._read = size, read
 
     def __len__(self) -> int:
         return super().__len__() if "columns" in self.__dict__ else self._size()
@@ -35,6 +37,10 @@ class LazyExamples(Examples):
     @cached_property
     def columns(self) -> Batch:  # type: ignore[override]
         return self._read()
+
+    @cached_property
+    def index(self) -> Tensor | None:  # type: ignore[override]
+        return all_rows(self.columns)
 
 
 class LazyDataset(FederatedData):
@@ -47,6 +53,7 @@ class LazyDataset(FederatedData):
         label: the stored column with one class for each example, if there is one.
         tests: how many examples of it are used (all, if None): those of clients drawn at random.
         about: what else the data depend on, for the fingerprint.
+        special: tokens that stand for no word, such as the beginning and the end of a sentence; -1 is the last.
     """
 
     def __init__(
@@ -60,6 +67,7 @@ class LazyDataset(FederatedData):
         held_out: ClientSplit | None = None,
         name: str = "data",
         about: str = "",
+        special: tuple[int, ...] = (),
     ) -> None:
         if not len(train.ids):
             raise DataError(f"data set '{name}': {train} has no clients")
@@ -67,7 +75,8 @@ class LazyDataset(FederatedData):
         self._held_out = held_out or test
         self._about, self._device = about, torch.device("cpu")
         self._recent: OrderedDict[tuple[str, str], Batch] = OrderedDict()
-        self.client_ids, self.classes, self.name = train.ids, classes, name
+        self._held = 0  # bytes of these
+        self.client_ids, self.classes, self.name, self.special = train.ids, classes, name, special
 
     def train(self, client: str) -> Examples:
         if client not in self._train:
@@ -115,7 +124,7 @@ class LazyDataset(FederatedData):
 
     def to(self, device: torch.device) -> LazyDataset:
         moved = copy.copy(self)
-        moved._device, moved._recent = device, OrderedDict()
+        moved._device, moved._recent, moved._held = device, OrderedDict(), 0
         for name in ("global_test", "_none"):
             if name in self.__dict__:
                 moved.__dict__[name] = self.__dict__[name].to(device)
@@ -129,7 +138,7 @@ class LazyDataset(FederatedData):
     def _opened(self, parts: list[Columns]) -> Examples:
         if not parts:
             return self._none
-        return Examples(self._expand(joined(parts))).to(self._device)
+        return examples_of(self._expand(joined(parts))).to(self._device)
 
     def _examples(self, which: str, split: ClientSplit, client: str) -> Examples:
         return LazyExamples(lambda: split.size(client), lambda: self._batch(which, split, client))
@@ -141,9 +150,9 @@ class LazyDataset(FederatedData):
             return self._recent[key]
         batch = {name: column.to(self._device) for name, column in self._expand(split.read(client)).items()}
         self._recent[key] = batch
-        held = sum(_bytes(one) for one in self._recent.values())
-        while held > ROOM:
-            held -= _bytes(self._recent.popitem(last=False)[1])
+        self._held += _bytes(batch)
+        while self._held > ROOM:
+            self._held -= _bytes(self._recent.popitem(last=False)[1])
         return batch
 
 

@@ -6,7 +6,6 @@ data/train/*.json, data/test/*.json:  {"users": [...], "num_samples": [...], "us
 from __future__ import annotations
 
 import hashlib
-import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from msgspec import Meta
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.split import ClientSplit, Columns, HeldSplit, file_digest
-from fedml_api.data.vocabulary import Characters, Words
+from fedml_api.data.vocabulary import Characters, Words, frequent, words_and_marks
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch
@@ -31,8 +30,11 @@ LETTERS = b"\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklm
 Reader = Callable[[list[Any], list[Any]], Columns]
 
 
-def read_leaf(folder: Path, remedy: str) -> Iterator[tuple[Path, str, list[Any], list[Any]]]:
+def read_leaf(folder: Path, remedy: str, counted: bool = True) -> Iterator[tuple[Path, str, list[Any], list[Any]]]:
     """File, user, `x` and `y` of every user in the JSON files of a folder, one file in memory at a time.
+
+    Args:
+        counted: whether a user's `num_samples` is the number of its `x` and `y`.
 
     Raises:
         DataError: naming file and key, where a file is not in LEAF's format or a user is in two.
@@ -46,14 +48,14 @@ def read_leaf(folder: Path, remedy: str) -> Iterator[tuple[Path, str, list[Any],
             content = msgspec.json.decode(path.read_bytes())
         except (OSError, msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise DataError(f"{path}: cannot be read as JSON ({error}); {remedy}") from None
-        for user, x, y in _users(content, path, remedy):
+        for user, x, y in _users(content, path, remedy, counted):
             if user in seen:
                 raise DataError(f"{path}: user '{user}' is in {seen[user].name} already; {remedy}")
             seen[user] = path
             yield path, user, x, y
 
 
-def _users(content: Any, path: Path, remedy: str) -> Iterator[tuple[str, list[Any], list[Any]]]:
+def _users(content: Any, path: Path, remedy: str, counted: bool) -> Iterator[tuple[str, list[Any], list[Any]]]:
     def fault(place: str, what: str) -> DataError:
         return DataError(f"{path}: {place} {what}; {remedy}")
 
@@ -69,7 +71,7 @@ def _users(content: Any, path: Path, remedy: str) -> Iterator[tuple[str, list[An
         own = parts["user_data"].get(user) if isinstance(user, str) else None
         if not isinstance(own, dict) or not all(isinstance(own.get(name), list) for name in "xy"):
             raise fault(f"'user_data' of user '{user}'", "is missing, or has no lists x and y")
-        if not len(own["x"]) == len(own["y"]) == count:
+        if not len(own["x"]) == len(own["y"]) == (count if counted else len(own["y"])):
             raise fault(f"user '{user}'", f"has {len(own['x'])} x and {len(own['y'])} y; num_samples says {count}")
         yield user, own["x"], own["y"]
 
@@ -79,13 +81,14 @@ class LeafSource(NaturalSource):
     """Folders `train` and `test` with JSON files. They are read whole, so `packed` is worth its while from the second time on."""
 
     names: ClassVar[tuple[str, ...]] = ("train", "test")
+    counted: ClassVar[bool] = True
 
     @abstractmethod
     def reader(self, root: Path) -> Reader:
         """What makes columns of a user's `x` and `y`; it raises DataError, TypeError or ValueError where they cannot be that."""
 
     def remedy(self, root: Path) -> str:
-        return f"put the folders train and test with their .json files into {self.folder(root)} ({self.how_to_get})"
+        return f"put the folders {' and '.join(self.names)} with their .json files into {self.folder(root)} ({self.how_to_get})"
 
     def files(self, root: Path) -> Sequence[Path]:
         """The JSON files; the folders, where there are none."""
@@ -99,7 +102,7 @@ class LeafSource(NaturalSource):
 
     def _split(self, folder: Path, reader: Reader, root: Path) -> ClientSplit:
         users, remedy = {}, self.remedy(root)
-        for path, user, x, y in read_leaf(folder, remedy):
+        for path, user, x, y in read_leaf(folder, remedy, self.counted):
             try:
                 users[user] = reader(x, y)
             except (DataError, TypeError, ValueError, OverflowError) as error:
@@ -244,14 +247,10 @@ class Sent140(LeafSource):
                 counts.update(word for tweet in x for word in _words(tweet))
             except DataError as error:
                 raise DataError(f"{path}: user '{user}': {error}; {remedy}") from None
-        frequent = sorted(counts, key=lambda word: (-counts[word], word))[: self.words - 2]
-        vocabulary = Words(frequent)
+        vocabulary = Words(frequent(counts, self.words - 2))
 
         def columns(x: list[Any], y: list[Any]) -> Columns:
-            tokens = np.zeros((len(x), self.steps), np.uint16)
-            for row, tweet in zip(tokens, x, strict=True):
-                numbers = vocabulary.numbers(b" ".join(_words(tweet)), self.steps)
-                row[: len(numbers)] = numbers
+            tokens = vocabulary.padded([_words(tweet) for tweet in x], self.steps)
             if not set(y) <= {0, 1}:
                 raise DataError(f"y has {sorted(set(map(str, y)))[:5]}; classes are 0 and 1")
             return {"x": tokens, "y": np.array(y, np.uint8)}
@@ -267,4 +266,4 @@ def _words(tweet: Any) -> list[bytes]:
     text = tweet[-1] if isinstance(tweet, list) and tweet else tweet
     if not isinstance(text, str):
         raise DataError(f"a tweet is no list that ends with its text: {tweet!r:.60}")
-    return [word.encode() for word in re.findall(r"[\w']+|[.,!?;]", text.lower())]
+    return words_and_marks(text)

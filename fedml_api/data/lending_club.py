@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -65,8 +65,11 @@ class LendingClub(TableSource):
         3: {"lender": QUALIFICATION + LOAN, "bureau": DEBT + REPAYMENT, "registry": ACCOUNTS + BEHAVIOUR},
     }
 
+    def files(self, root: Path) -> Sequence[Path]:
+        return [root / "lending_club" / "loan.csv"]
+
     def read(self, root: Path) -> tuple[Columns, np.ndarray]:
-        path = root / "lending_club" / "loan.csv"
+        (path,) = self.files(root)
         what = "the file of all accepted loans that Lending Club published until 2019, now on Kaggle"
         if not path.is_file():
             raise DataError(f"{path} is not there: it is {what}")

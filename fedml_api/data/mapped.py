@@ -31,11 +31,13 @@ def mapped(make: Callable[[], Split], source: object, about: Any, root: Path) ->
     The pages are copied when written into, so that no process can change what the others see.
 
     Args:
-        source: made by a class in whose module `make` is written: a module that has changed may make something else.
-        about: plain data on which, besides that module, the result of `make` depends.
+        source: made by a class in whose module, or that of a class it builds upon, `make` is written: a module that has changed
+            may make something else.
+        about: plain data on which, besides these modules, the result of `make` depends.
     """
-    module = Path(inspect.getfile(type(source))).read_bytes()
-    key = json.dumps([np.__version__, hashlib.sha256(module).hexdigest(), about], sort_keys=True)
+    modules = {Path(inspect.getfile(kind)) for kind in type(source).__mro__ if kind is not object}
+    code = [hashlib.sha256(module.read_bytes()).hexdigest() for module in sorted(modules)]
+    key = json.dumps([np.__version__, code, about], sort_keys=True)
     folder = root / "cache" / hashlib.sha256(key.encode()).hexdigest()[:32]
     if (found := _open(folder)) is not None:
         return found

@@ -17,7 +17,7 @@ from fedml_api.data.lazy import LazyDataset
 from fedml_api.data.mapped import identity
 from fedml_api.data.packed import packed
 from fedml_api.data.split import ClientSplit, Columns, GroupedSplit
-from fedml_core.errors import ConfigError, DataError
+from fedml_core.errors import ConfigError
 from fedml_core.rng import rng
 from fedml_core.settings import settings, to_plain
 from fedml_core.trainer import Batch
@@ -37,11 +37,11 @@ class NaturalSource(DataSource):
     clients: Annotated[int, Meta(ge=1)] | None = None
     regroup: Literal["none", "sample", "merge"] = "none"
     packed: bool = False
-    names: ClassVar[tuple[str, ...]] = ()
-    how_to_get: ClassVar[str] = ""
     classes: ClassVar[int | None] = None
     label: ClassVar[str | None] = None
     tests: ClassVar[int | None] = None
+    # Tokens that stand for no word, for the accuracy of language models.
+    special: ClassVar[tuple[int, ...]] = ()
 
     @abstractmethod
     def splits(self, root: Path) -> tuple[ClientSplit, ClientSplit]:
@@ -62,26 +62,6 @@ class NaturalSource(DataSource):
             return [f"regroup = '{self.regroup}': say how many clients there are to be (clients=...)"]
         return []
 
-    def folder(self, root: Path) -> Path:
-        return root / data_sources.name_of(type(self))
-
-    def files(self, root: Path) -> Sequence[Path]:
-        return [self.folder(root) / name for name in self.names]
-
-    def remedy(self, root: Path) -> str:
-        """What to do where a file is missing or damaged, in words."""
-        return f"put {' and '.join(self.names)} into {self.folder(root)} ({self.how_to_get})"
-
-    def present(self, root: Path) -> Sequence[Path]:
-        """The files.
-
-        Raises:
-            DataError: one is not there.
-        """
-        if missing := [path for path in self.files(root) if not path.exists()]:
-            raise DataError(f"{missing[0]}: not there; {self.remedy(root)}")
-        return self.files(root)
-
     def load(self, seed: int, root: Path) -> LazyDataset:
         name = data_sources.name_of(type(self))
         train, test = self._packed(root) if self.packed else self.splits(root)
@@ -92,7 +72,7 @@ class NaturalSource(DataSource):
             name += f" ({self.clients} {self.regroup}d)"
         about = json.dumps({**to_plain(self), "packed": None}, sort_keys=True)
         classes, tests = self.number_of_classes(), self.number_of_tests()
-        return LazyDataset(train, test, self.expand, classes, self.label, tests, held_out, name, about)
+        return LazyDataset(train, test, self.expand, classes, self.label, tests, held_out, name, about, self.special)
 
     def _packed(self, root: Path) -> tuple[ClientSplit, ClientSplit]:
         code = hashlib.sha256(Path(inspect.getfile(type(self))).read_bytes()).hexdigest()

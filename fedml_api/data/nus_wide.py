@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,9 @@ class NusWide(DataSource):
     parties: Annotated[int, Meta(ge=2, le=3)] = 2
     known: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
+    def files(self, root: Path) -> Sequence[Path]:
+        return [path for part in ("Train", "Test") for path in self._files(root / "nus_wide", part)]
+
     def load(self, seed: int, root: Path) -> VerticalDataset:
         train, test = (self._part(root / "nus_wide", part) for part in ("Train", "Test"))
         images, tags = (np.concatenate([one, other]) for one, other in zip(train[:2], test[:2], strict=True))
@@ -52,11 +56,20 @@ class NusWide(DataSource):
         split = np.split(np.arange(len(labels)), [len(train[2])])
         return spread("nus_wide", columns, labels, groups, split, self.known, seed)
 
+    def _files(self, folder: Path, part: str) -> list[Path]:
+        """Labels, features and tags."""
+        return [
+            *(
+                folder / "Groundtruth" / "TrainTestLabels" / f"Labels_{label}_{part}.txt"
+                for label in (self.positive, self.negative)
+            ),
+            *(folder / "Low_Level_Features" / f"{part}_Normalized_{kind}.dat" for kind in FEATURES),
+            folder / "NUS_WID_Tags" / f"{part}_Tags1k.dat",
+        ]
+
     def _part(self, folder: Path, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features, tags and labels of the photos that count."""
-        names = [f"Groundtruth/TrainTestLabels/Labels_{label}_{part}.txt" for label in (self.positive, self.negative)]
-        names += [f"Low_Level_Features/{part}_Normalized_{kind}.dat" for kind in FEATURES] + [f"NUS_WID_Tags/{part}_Tags1k.dat"]
-        tables = {folder / name: _table(folder / name) for name in names}
+        tables = {path: _table(path) for path in self._files(folder, part)}
         longest = max(len(table) for table in tables.values())
         for path, table in tables.items():
             if len(table) < longest:

@@ -6,6 +6,7 @@ import gzip
 import importlib.metadata
 import io
 import math
+import sysconfig
 import zlib
 from pathlib import Path
 
@@ -21,13 +22,21 @@ SPLIT_SEED = 0
 INSTALL = 'pip install "fedml[data]"'
 
 
+def package_place(package: str, path: str) -> Path:
+    """Where `path` of a package lies, or would lie if it were installed; the package is not imported."""
+    try:
+        return Path(str(importlib.metadata.distribution(package).locate_file(path)))
+    except importlib.metadata.PackageNotFoundError:
+        return Path(sysconfig.get_path("purelib")) / path
+
+
 def packaged_file(package: str, path: str, install: str = INSTALL) -> Path:
     """Where `path` of an installed package lies; the package is not imported. `install` is how to get it."""
     try:
-        found = Path(str(importlib.metadata.distribution(package).locate_file(path)))
+        importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
         raise DataError(f"package {package} is not installed; run: {install}") from None
-    if not found.is_file():
+    if not (found := package_place(package, path)).exists():
         upgrade = install.replace("install", "install --upgrade", 1)
         raise DataError(f"{found}: not in the installed package {package}; run: {upgrade}")
     return found

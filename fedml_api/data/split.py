@@ -121,6 +121,19 @@ def joined(parts: Sequence[Columns]) -> Columns:
     return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def unseen(test: Mapping[str, Columns], train: Mapping[str, Columns]) -> dict[str, Columns]:
+    """The clients of `test`, without the rows that are anybody's in `train` as well."""
+    known = {row for columns in train.values() for row in _rows(columns)}
+    fresh = {client: np.array([row not in known for row in _rows(columns)], bool) for client, columns in test.items()}
+    return {client: {name: column[fresh[client]] for name, column in columns.items()} for client, columns in test.items()}
+
+
+def _rows(columns: Columns) -> Iterator[bytes]:
+    """The bytes of each row, over all columns."""
+    for row in zip(*(column for _, column in sorted(columns.items())), strict=True):
+        yield b"".join(part.tobytes() for part in row)
+
+
 def batched(ids: Sequence[str], size: int = 4096) -> Iterator[Sequence[str]]:
     """Names, so many at a time."""
     return (ids[first : first + size] for first in range(0, len(ids), size))

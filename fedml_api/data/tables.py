@@ -19,7 +19,7 @@ from fedml_api.data.dataset import DataSource, data_sources
 from fedml_api.data.packaged import SPLIT_SEED
 from fedml_api.data.vertical import VerticalDataset
 from fedml_core.errors import DataError
-from fedml_core.partition import stratified_split
+from fedml_core.partition import ColumnSplit, stratified_split
 from fedml_core.rng import rng
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch
@@ -35,6 +35,7 @@ class TableSource(DataSource):
 
     Args:
         parties: 2 or 3.
+        columns: who has which columns, in place of `groups` and `parties`; the first party has the labels.
         known: the share of all people that each party knows, drawn by itself; in its own order.
         test: the share of people who are the test set, the same of every class, in every run the same people.
 
@@ -46,6 +47,7 @@ class TableSource(DataSource):
     parties: Annotated[int, Meta(ge=2, le=3)] = 2
     known: Annotated[float, Meta(gt=0, le=1)] = 0.9
     test: Annotated[float, Meta(gt=0, lt=1)] = 0.3
+    columns: ColumnSplit | None = None
 
     @abstractmethod
     def read(self, root: Path) -> tuple[Columns, np.ndarray]:
@@ -54,7 +56,8 @@ class TableSource(DataSource):
     def load(self, seed: int, root: Path) -> VerticalDataset:
         columns, labels = self.read(root)
         split = stratified_split(labels, self.test, SPLIT_SEED)
-        return spread(data_sources.name_of(type(self)), columns, labels, self.groups[self.parties], split, self.known, seed)
+        groups = self.groups[self.parties] if self.columns is None else self.columns(tuple(columns), seed)
+        return spread(data_sources.name_of(type(self)), columns, labels, groups, split, self.known, seed)
 
 
 def spread(

@@ -1,21 +1,23 @@
-"""The data sets of TensorFlow Federated's simulations, in their HDF5 files."""
+"""The data sets of TensorFlow Federated's simulations, in their HDF5 files, or in SQLite files."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from msgspec import Meta
 
 from fedml_api.data.dataset import data_sources
-from fedml_api.data.hdf5 import Feature, H5Split
+from fedml_api.data.features import Feature
+from fedml_api.data.hdf5 import H5Split
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.split import ClientSplit, Columns
-from fedml_api.data.vocabulary import Characters, Words, read_tag_counts, read_word_counts, shifted, texts
+from fedml_api.data.sqlite import FedJaxSplit, TffSqliteSplit
+from fedml_api.data.vocabulary import SPECIAL, Characters, Words, next_tokens, read_tag_counts, read_word_counts, texts
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch
@@ -25,10 +27,17 @@ GET = "run: fedml data get {name}"
 
 @settings
 class TffSource(NaturalSource):
-    """One file for training and one for testing."""
+    """One file for training and one for testing.
 
+    Args:
+        format: `hdf5`: the two HDF5 files; `sqlite`: TensorFlow Federated's SQLite file, unpacked; `fedjax`: FedJAX's two SQLite
+            files. The examples are the same; FedJAX has clients of its own names for `femnist`.
+    """
+
+    format: Literal["hdf5", "sqlite", "fedjax"] = "hdf5"
+    stems: ClassVar[Mapping[str, str]] = {}
     features: ClassVar[Mapping[str, Feature]] = {}
-    # The feature whose rows are the examples, and whether the two files have the same clients.
+    # The feature whose rows are the examples, and whether the two splits have the same clients.
     rows: ClassVar[str | None] = None
     same_clients: ClassVar[bool] = False
 
@@ -36,19 +45,44 @@ class TffSource(NaturalSource):
     def compactor(self, root: Path) -> Callable[[Columns], Columns]:
         """What makes of a client's features what is kept of them; it may be asked for some of them alone."""
 
+    @property
+    def parts(self) -> tuple[str, str]:
+        """The names of the splits."""
+        return "train", "test"
+
+    @property
+    def names(self) -> tuple[str, ...]:  # type: ignore[override]
+        stem = self.stems[self.format]
+        if self.format == "sqlite":
+            return (f"{stem}.sqlite",)
+        suffix = "h5" if self.format == "hdf5" else "sqlite"
+        return tuple(f"{stem}_{part}.{suffix}" for part in self.parts)
+
+    def remedy(self, root: Path) -> str:
+        if self.format == "hdf5":
+            return super().remedy(root)
+        site = "tff-datasets-public" if self.format == "sqlite" else "gresearch/fedjax"
+        unpacked = f", unpacked from {self.names[0]}.lzma" * (self.format == "sqlite")
+        return f"put {' and '.join(self.names)} into {self.folder(root)} (of storage.googleapis.com/{site}{unpacked})"
+
     def most(self) -> int | None:
         """Rows that are read of a client at most."""
         return None
 
     def splits(self, root: Path) -> tuple[ClientSplit, ClientSplit]:
-        train, test, *_ = self.present(root)
-        remedy, compact = self.remedy(root), self.compactor(root)
-        halves = [H5Split(path, self.features, compact, remedy, root, self.rows, self.most()) for path in (train, test)]
-        if self.same_clients and halves[0].ids != halves[1].ids:
-            one = min(set(halves[0].ids) ^ set(halves[1].ids))
-            has, lacks = (train, test) if one in halves[0] else (test, train)
-            raise DataError(f"{lacks}: /examples/{one} is missing, which {has.name} has; {remedy}")
-        return halves[0], halves[1]
+        files = self.present(root)
+        how = (self.features, self.compactor(root), self.remedy(root), root, self.rows, self.most())
+        train, test = (
+            TffSqliteSplit(files[0], part.replace("_", ""), *how)
+            if self.format == "sqlite"
+            else (FedJaxSplit if self.format == "fedjax" else H5Split)(files[k], *how)
+            for k, part in enumerate(self.parts)
+        )
+        if self.same_clients and train.ids != test.ids:
+            one = min(set(train.ids) ^ set(test.ids))
+            has, lacks = (train, test) if one in train else (test, train)
+            raise DataError(f"{lacks}: {lacks.place(one)} is missing, which {has.path.name} has; {self.remedy(root)}")
+        return train, test
 
 
 @data_sources.register("femnist")
@@ -60,7 +94,7 @@ class Femnist(TffSource):
     Caldas et al., LEAF, 2018; Cohen et al., EMNIST, 2017.
     """
 
-    names: ClassVar[tuple[str, ...]] = ("fed_emnist_train.h5", "fed_emnist_test.h5")
+    stems: ClassVar[Mapping[str, str]] = {"hdf5": "fed_emnist", "sqlite": "emnist_all", "fedjax": "federated_emnist"}
     how_to_get: ClassVar[str] = GET.format(name="femnist")
     features: ClassVar[Mapping[str, Feature]] = {"pixels": Feature("float", (28, 28)), "label": Feature("whole")}
     rows: ClassVar[str | None] = "label"
@@ -113,7 +147,7 @@ class FedCifar100(TffSource):
 
     crop: Annotated[int, Meta(ge=1, le=32)] = 24
     coarse: bool = False
-    names: ClassVar[tuple[str, ...]] = ("fed_cifar100_train.h5", "fed_cifar100_test.h5")
+    stems: ClassVar[Mapping[str, str]] = {"hdf5": "fed_cifar100", "sqlite": "cifar100", "fedjax": "federated_cifar100"}
     how_to_get: ClassVar[str] = GET.format(name="fed_cifar100")
     rows: ClassVar[str | None] = "image"
 
@@ -161,19 +195,19 @@ class FedShakespeare(TffSource):
     """
 
     steps: Annotated[int, Meta(ge=1)] = 80
-    names: ClassVar[tuple[str, ...]] = ("shakespeare_train.h5", "shakespeare_test.h5")
+    stems: ClassVar[Mapping[str, str]] = dict.fromkeys(("hdf5", "sqlite", "fedjax"), "shakespeare")
     how_to_get: ClassVar[str] = GET.format(name="fed_shakespeare")
     features: ClassVar[Mapping[str, Feature]] = {"snippets": Feature("text")}
     same_clients: ClassVar[bool] = True
     classes: ClassVar[int | None] = 90
+    special: ClassVar[tuple[int, ...]] = SPECIAL
 
     def compactor(self, root: Path) -> Callable[[Columns], Columns]:
         characters = Characters()
         return lambda columns: {"tokens": characters.sequences(texts(columns["snippets"]), self.steps)}
 
     def expand(self, columns: Columns) -> Batch:
-        x, y = shifted(columns)
-        return {"x": torch.from_numpy(x), "y": torch.from_numpy(y)}
+        return next_tokens(columns)
 
 
 @settings
@@ -184,12 +218,24 @@ class StackOverflow(TffSource):
         words: size of the vocabulary: the most frequent words of `stackoverflow.word_count`.
         largest: posts of a user that are used at most, the first ones; all, if None.
         global_test: how many test examples the global test set has: those of users drawn at random, the same for every seed.
+        validation: whether the 38,758 users held out for that take the place of the test users, none of whom trains.
     """
 
     words: Annotated[int, Meta(ge=1, le=60_000)] = 10_000
     largest: Annotated[int, Meta(ge=1)] | None = None
     global_test: Annotated[int, Meta(ge=1)] = 10_000
+    validation: bool = False
     rows: ClassVar[str | None] = "tokens"
+    stems: ClassVar[Mapping[str, str]] = dict.fromkeys(("hdf5", "sqlite", "fedjax"), "stackoverflow")
+    counts: ClassVar[tuple[str, ...]] = ("stackoverflow.word_count",)
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        return "train", "held_out" if self.validation else "test"
+
+    @property
+    def names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (*super().names, *self.counts)
 
     def most(self) -> int | None:
         return self.largest
@@ -201,7 +247,8 @@ class StackOverflow(TffSource):
         return root / "stackoverflow"
 
     def vocabulary(self, root: Path) -> Words:
-        return Words(read_word_counts(self.present(root)[2], self.words, self.remedy(root)))
+        path = self.present(root)[-len(self.counts)]
+        return Words(read_word_counts(path, self.words, self.remedy(root)))
 
 
 @data_sources.register("stackoverflow_nwp")
@@ -216,9 +263,9 @@ class StackOverflowNwp(StackOverflow):
 
     steps: Annotated[int, Meta(ge=1)] = 20
     packed: bool = True
-    names: ClassVar[tuple[str, ...]] = ("stackoverflow_train.h5", "stackoverflow_test.h5", "stackoverflow.word_count")
     how_to_get: ClassVar[str] = GET.format(name="stackoverflow_nwp")
     features: ClassVar[Mapping[str, Feature]] = {"tokens": Feature("text")}
+    special: ClassVar[tuple[int, ...]] = SPECIAL
 
     def number_of_classes(self) -> int:
         return self.words + 4
@@ -228,8 +275,7 @@ class StackOverflowNwp(StackOverflow):
         return lambda columns: {"tokens": vocabulary.sequences(texts(columns["tokens"]), self.steps)}
 
     def expand(self, columns: Columns) -> Batch:
-        x, y = shifted(columns)
-        return {"x": torch.from_numpy(x), "y": torch.from_numpy(y)}
+        return next_tokens(columns)
 
 
 @data_sources.register("stackoverflow_lr")
@@ -245,7 +291,7 @@ class StackOverflowLr(StackOverflow):
     tags: Annotated[int, Meta(ge=1, le=60_000)] = 500
     largest: Annotated[int, Meta(ge=1)] | None = 1_000
     global_test: Annotated[int, Meta(ge=1)] = 2_500
-    names: ClassVar[tuple[str, ...]] = (*StackOverflowNwp.names, "stackoverflow.tag_count")
+    counts: ClassVar[tuple[str, ...]] = (*StackOverflow.counts, "stackoverflow.tag_count")
     how_to_get: ClassVar[str] = GET.format(name="stackoverflow_lr")
     features: ClassVar[Mapping[str, Feature]] = {name: Feature("text") for name in ("tokens", "title", "tags")}
 
@@ -258,7 +304,7 @@ class StackOverflowLr(StackOverflow):
 
     def compactor(self, root: Path) -> Callable[[Columns], Columns]:
         words = self.vocabulary(root)
-        tags = {tag: k for k, tag in enumerate(read_tag_counts(self.present(root)[3], self.tags, self.remedy(root)))}
+        tags = {tag: k for k, tag in enumerate(read_tag_counts(self.present(root)[-1], self.tags, self.remedy(root)))}
 
         def compact(columns: Columns) -> Columns:
             posts = zip(*(texts(columns[name]) for name in ("tokens", "title", "tags")), strict=True)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fedml_api.data.split import Columns
 from fedml_core.errors import DataError
+from fedml_core.trainer import Batch
 
+# Out-of-vocabulary, begin and end, counted from the end: no words that a network could be right about.
+SPECIAL = (-3, -2, -1)
 # The characters of Shakespeare and Dickens, in the order of TensorFlow Federated's tutorial on text generation.
 CHARACTERS = b"dhlptx@DHLPTX $(,048cgkoswCGKOSW[_#'/37;?bfjnrvzBFJNRVZ\"&*.26:\naeimquyAEIMQUY]!%)-159\r"
 
@@ -49,10 +54,21 @@ class Words:
         self.count = len(words) + 4
         self._number = {word: k for k, word in enumerate(words, 1)}
 
+    def number(self, word: bytes) -> int:
+        return self._number.get(word, self.unknown)
+
     def numbers(self, sentence: bytes, most: int | None = None) -> list[int]:
         """The first `most` words of a sentence, between which there is white space."""
         number, unknown = self._number.get, self.unknown
         return [number(word, unknown) for word in (sentence.split() if most is None else sentence.split(None, most)[:most])]
+
+    def padded(self, texts: Sequence[Sequence[bytes]], steps: int) -> np.ndarray:
+        """`[n, steps]`: the first `steps` words of each text."""
+        rows = np.zeros((len(texts), steps), np.uint16)
+        for row, text in zip(rows, texts, strict=True):
+            numbers = [self.number(word) for word in text[:steps]]
+            row[: len(numbers)] = numbers
+        return rows
 
     def sequences(self, sentences: Sequence[bytes], steps: int) -> np.ndarray:
         """`[n, steps + 1]`: each sentence after begin, cut to `steps` words, with end where there is room for it."""
@@ -103,7 +119,17 @@ def texts(column: np.ndarray) -> list[bytes]:
     return [text if isinstance(text, bytes) else str(text).encode() for text in column.tolist()]
 
 
-def shifted(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets `[n, t]` of rows `tokens` `[n, t + 1]`: at every position, what comes next."""
-    tokens = columns["tokens"].astype(np.int64)
-    return tokens[:, :-1], tokens[:, 1:]
+def next_tokens(columns: Columns) -> Batch:
+    """Inputs `x` and targets `y` `[n, t]` of rows `tokens` `[n, t + 1]`: at every position, what comes next."""
+    tokens = torch.from_numpy(columns["tokens"].astype(np.int64))
+    return {"x": tokens[:, :-1], "y": tokens[:, 1:]}
+
+
+def words_and_marks(text: str) -> list[bytes]:
+    """The words and the punctuation marks of a text, in lower case."""
+    return [word.encode() for word in re.findall(r"[\w']+|[.,!?;]", text.lower())]
+
+
+def frequent(counts: Mapping[bytes, int], most: int) -> list[bytes]:
+    """The most frequent words, the most frequent first, ties in the order of the alphabet."""
+    return sorted(counts, key=lambda word: (-counts[word], word))[:most]

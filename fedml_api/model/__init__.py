@@ -3,7 +3,9 @@
 from fedml_api.model.autoencoder import Autoencoder
 from fedml_api.model.cnn import McMahanCNN, ReddiCNN
 from fedml_api.model.darts import Darts, DartsSearch, Genotype
+from fedml_api.model.factorization import MatrixFactorization
 from fedml_api.model.gan import GAN
+from fedml_api.model.graph import GAT, GCN, GraphSAGE
 from fedml_api.model.in_parts import CNNInParts, Edge, InParts, ResNetInParts
 from fedml_api.model.linear import LogisticRegression, TagRegression, TwoNN
 from fedml_api.model.mobilenet import MobileNet
@@ -20,6 +22,8 @@ from fedml_api.model.vision import VGG, EfficientNetB0, MobileNetV3, ViT
 
 __all__ = [
     "GAN",
+    "GAT",
+    "GCN",
     "VGG",
     "Autoencoder",
     "BagOfWords",
@@ -33,9 +37,11 @@ __all__ = [
     "Edge",
     "EfficientNetB0",
     "Genotype",
+    "GraphSAGE",
     "GroupNorm",
     "InParts",
     "LogisticRegression",
+    "MatrixFactorization",
     "McMahanCNN",
     "MobileNet",
     "MobileNetV3",

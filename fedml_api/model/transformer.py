@@ -4,55 +4,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from fedml_api.model.model_spec import ModelSpec, Shape, models, outputs
+from fedml_api.model.model_spec import Shape, models, outputs
+from fedml_api.model.recurrent import LanguageModel
 from fedml_core.settings import settings
-from fedml_core.trainer import ModelTrainer, NextToken
 
 
 @models.register("transformer_words")
 @settings
-class WordTransformer(ModelSpec):
+class WordTransformer(LanguageModel):
     """Next-word transformer for Stack Overflow: 1,962,912 parameters for 10,004 words.
 
     embedding 96 plus positions -> three layers of 8 heads, 1536 within, each position seeing those before it -> the embedding,
     transposed. Takes token numbers `[b, t]`, returns logits `[b, t, words]`. Vaswani et al., NeurIPS 2017, sec. 3, with the sizes
     of Granqvist et al., NeurIPS 2024 (pfl-research), after Wang et al., 2021 (A Field Guide to Federated Optimization).
-
-    Args:
-        special: tokens that are no words, for `word_accuracy`; see `NextToken`.
     """
 
-    takes: ClassVar[str] = "sequences [time] of token numbers"
-    tokens: ClassVar[bool] = True
     embedding: Annotated[int, Meta(ge=2)] = 96
     heads: Annotated[int, Meta(ge=1)] = 8
     within: Annotated[int, Meta(ge=1)] = 1536
     layers: Annotated[int, Meta(ge=1)] = 3
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
-    special: tuple[int, ...] = ()
 
     def problems(self) -> Iterator[str]:
         if self.embedding % self.heads or self.embedding % 2:
             yield f"embedding = {self.embedding}: must be even, and a multiple of heads = {self.heads}"
 
-    @classmethod
-    def fits(cls, shape: Shape) -> bool:
-        return len(shape) == 1
-
     def build(self, shape: Shape, classes: int | None) -> nn.Module:
         return _Transformer(outputs(self, shape, classes), self)
-
-    def labels(self, shape: Shape, classes: int | None) -> Shape | None:
-        return shape
-
-    def trainer(self) -> ModelTrainer:
-        return NextToken(self.special)
 
 
 class _Transformer(nn.Module):

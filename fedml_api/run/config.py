@@ -68,7 +68,7 @@ def read_config(path: Path, overrides: list[str]) -> tuple[RunConfig, list[str]]
         ConfigError: the file cannot be read as a YAML mapping, or an override is not `key=value`.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Once)
     except OSError as error:
         raise ConfigError(
             f"cannot read {path}: {error.strerror}. Give the path of a YAML file, e.g. experiments/demo/config.yaml"
@@ -82,6 +82,18 @@ def read_config(path: Path, overrides: list[str]) -> tuple[RunConfig, list[str]]
     for setting in overrides:
         problems += override(data, setting)
     return build(RunConfig, data, "", problems, RunConfig()), problems
+
+
+class _Once(yaml.SafeLoader):
+    """YAML, except that a key which is there twice is an error, as the standard says: PyYAML would take the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        found: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge"):
+            if key.value in found:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is there twice; remove one", key.start_mark)
+            found.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def override(data: dict[str, Any], setting: str) -> list[str]:

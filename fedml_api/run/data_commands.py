@@ -5,22 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fedml_api.data import DataSource, data_sources
+from fedml_api.data import DataSource, FederatedData, PartitionedSource, data_sources, save_partition_of
 from fedml_api.data.download import downloads, get
 from fedml_api.data.examine import describe_data, faults, overlap
+from fedml_api.data.picture import draw_clients
 from fedml_api.run.config import override
 from fedml_core.errors import ConfigError, DataError
 from fedml_core.settings import build
 
 
 def source_of(name: str, settings: list[str]) -> DataSource:
-    """The data set of this name with `key=value` settings.
+    """The data set of this name with `key=value` settings; `data.key=value`, as `fedml run` has them, will do as well.
 
     Raises:
         ConfigError: listing every problem.
     """
     data: dict[str, Any] = {}
-    problems = [line for setting in settings for line in override(data, setting)]
+    problems = [line for setting in settings for line in override(data, setting.removeprefix("data."))]
     source = build(DataSource, {**data, "name": name}, "data", problems)
     if problems:
         raise ConfigError(problems)
@@ -45,9 +46,40 @@ def _about(source: type) -> str:
     return (source.__doc__ or "").strip().splitlines()[0]
 
 
-def show_data(name: str, settings: list[str], root: Path, seed: int) -> dict[str, Any]:
-    """Counts and shapes of a data set."""
-    return describe_data(source_of(name, settings).load(seed, root))
+def show_data(name: str, settings: list[str], root: Path, seed: int, picture: Path | None = None) -> dict[str, Any]:
+    """Counts and shapes of a data set; who holds how much of which class, in a picture.
+
+    Raises:
+        DataError: there is nothing to draw, or nowhere to put it.
+    """
+    data = source_of(name, settings).load(seed, root)
+    if picture is None:
+        return describe_data(data)
+    if picture.suffix != ".png" or not picture.parent.is_dir():
+        raise DataError(f"--picture {picture}: must be a .png file in a folder that exists")
+    if not isinstance(data, FederatedData) or not data.labelled:
+        raise DataError(f"data set '{name}': its examples are not of one class each, so that there is nothing to draw")
+    draw_clients(data, picture)
+    return {**describe_data(data), "picture": str(picture)}
+
+
+def partition_data(name: str, settings: list[str], root: Path, seed: int, output: Path) -> dict[str, Any]:
+    """Save who holds which training example, for other runs to use.
+
+    Raises:
+        ConfigError: the data set has clients of its own.
+        DataError: the file cannot be written.
+    """
+    source = source_of(name, settings)
+    if not isinstance(source, PartitionedSource):
+        others = ", ".join(other for other in data_sources if issubclass(data_sources[other], PartitionedSource))
+        raise ConfigError(f"data set '{name}' has clients of its own, and nothing is partitioned; data sets that are: {others}")
+    save_partition_of(source, seed, root, output)
+    return {
+        **describe_data(source.load(seed, root)),
+        "file": str(output),
+        "use": f"data.partition='{{name: saved, file: {output}}}'",
+    }
 
 
 def check_data(name: str, settings: list[str], root: Path, seed: int) -> dict[str, Any]:

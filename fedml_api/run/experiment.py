@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from fedml_core import rng, tree
 from fedml_core.devices import device_problems
 from fedml_core.errors import ConfigError, DivergedError, RoundFailed, RunError
 from fedml_core.federation import Algorithm, Cohort, Engine, Mean, Session, Setup, Workspace
-from fedml_core.trainer import Classifier, ModelState, ModelTrainer
+from fedml_core.trainer import Classifier, Examples, ModelState, ModelTrainer
 from fedml_core.tree import Tree
 
 log = logging.getLogger("fedml")
@@ -169,12 +169,24 @@ def simulate(
     setup, algorithm = experiment.setup(), experiment.algorithm
     workspace = Workspace(setup.module)
 
-    def evaluate(state: Tree) -> Row:
+    def evaluate(state: Tree) -> Callable[[], Row]:
+        """Begin to evaluate; what is returned waits for the numbers."""
         if not algorithm.server_has_model:
-            return {}
+            return dict
         model = workspace.load(algorithm.model(state))
         rng.seed_torch(setup.seed, "evaluate", device=setup.device)
-        return {f"test_{name}": value for name, value in setup.trainer.test(model, setup.data.global_test).items()}
+        end = _begin_test(setup.trainer, model, setup.data.global_test)
+        return lambda: {f"test_{name}": value for name, value in end().items()}
+
+    def settle() -> None:
+        """Wait for what the last round still waits for, and show it."""
+        while unsettled:
+            row, end = unsettled.pop()
+            row |= end()
+            _check(row)
+            rows.append(row)
+            for observer in observers:
+                observer.on_round(row)
 
     with experiment.engine.open(setup) as session:
         state = algorithm.init(tree.clone(ModelState.of(setup.module)))
@@ -182,14 +194,19 @@ def simulate(
         done, state = _resume(checkpoints, session, state, about, setup.device)
         rows = [row for row in history if row["round"] <= done]
         if not rows and done == 0:
-            rows = [{"round": 0, "seconds": 0.0, **evaluate(state)}]
+            rows = [{"round": 0, "seconds": 0.0, **evaluate(state)()}]
         how = next((row["executor"] for row in reversed(rows) if "executor" in row), "")
         for observer in observers:
             observer.on_start(experiment, rows)
+        unsettled: list[tuple[Row, Callable[[], Row]]] = []
         for round in range(done, experiment.rounds):
             started = time.perf_counter()
-            cohort, state, metrics = _round(experiment, session, state, round)
-            row = {"round": round + 1, "seconds": time.perf_counter() - started, **_train_row(cohort, metrics)}
+            try:
+                cohort, state, metrics = _round(experiment, session, state, round)
+                seconds = time.perf_counter() - started
+            finally:
+                settle()
+            row = {"round": round + 1, "seconds": seconds, **_train_row(cohort, metrics)}
             if session.how and session.how != how:
                 if how:
                     log.warning(
@@ -197,18 +214,19 @@ def simulate(
                     )
                 how = row["executor"] = session.how
             last = round + 1 == experiment.rounds
-            if last or (round + 1) % experiment.evaluate_every == 0:
-                row |= evaluate(state)
-            if experiment.evaluate_clients and (last or (round + 1) % experiment.evaluate_clients == 0):
+            asks = experiment.evaluate_clients and (last or (round + 1) % experiment.evaluate_clients == 0)
+            end = evaluate(state) if last or (round + 1) % experiment.evaluate_every == 0 else dict
+            if asks:
+                row, end = row | end(), dict
                 verdicts = judge(algorithm, state, session, round + 1, setup)
                 row |= verdicts.spread()
                 for observer in observers:
                     observer.on_clients(round + 1, verdicts.table)
-            _check(row)
-            rows.append(row)
-            for observer in observers:
-                observer.on_round(row)
-            if checkpoints and (last or (round + 1) % checkpoint_every == 0):
+            unsettled.append((row, end))
+            saves = checkpoints and (last or (round + 1) % checkpoint_every == 0)
+            if last or saves or not _goes_on(setup.device):
+                settle()
+            if checkpoints and saves:
                 checkpoints.save(round + 1, {"of": about, "algorithm": state}, session.save())
     model = algorithm.model(state)
     network = model.load_into(copy.deepcopy(experiment.model).to(setup.device))
@@ -228,6 +246,19 @@ def _round(experiment: Experiment, session: Session, state: Tree, round: int) ->
         except RoundFailed as error:
             log.warning("%s; trying the round again", error)
             time.sleep(max(0.0, began + RETRY - time.monotonic()))
+
+
+def _begin_test(trainer: ModelTrainer, model: nn.Module, examples: Examples) -> Callable[[], dict[str, float]]:
+    """`begin_test`, unless `test` is the user's own."""
+    if type(trainer).test is ModelTrainer.test:
+        return trainer.begin_test(model, examples)
+    found = trainer.test(model, examples)
+    return lambda: found
+
+
+def _goes_on(device: torch.device) -> bool:
+    """Whether a round may begin while the device still evaluates the one before: what it is asked for waits in a queue."""
+    return device.type == "cuda"
 
 
 def _about(experiment: Experiment) -> str:

@@ -25,6 +25,8 @@ FEW_SECONDS = 2.0
 # Seconds of a round that are not worth a second process; stacked products use the cores from within one process.
 SHORT_ROUND, SHORT_STACKED_ROUND = 0.03, 0.2
 PER_STEP = 2e-4
+# Operations of a step that are not worth waking a second thread, which on a busy machine is long in coming.
+SHORT_STEP = 1e7
 FLOPS = 3e10
 # Of what a CUDA device has free; the rest is for evaluation, for aggregation, and for what the allocator cannot use.
 SHARE_OF_MEMORY = 0.5
@@ -32,11 +34,12 @@ SHARE_OF_MEMORY = 0.5
 
 @dataclass(frozen=True)
 class Choice:
-    """An executor, clients per block where it stacks, and worker processes."""
+    """An executor, clients per block where it stacks, worker processes, and torch's threads where they are not left as they are."""
 
     executor: str
     block: int
     processes: int
+    threads: int | None = None
 
     def start(self, setup: Setup) -> Executor:
         return Processes(self.processes, lambda: self._here(setup), setup) if self.processes > 1 else self._here(setup)
@@ -44,7 +47,7 @@ class Choice:
     def _here(self, setup: Setup) -> Executor:
         match self.executor:
             case "stacked":
-                return Stacked(setup, self.block)
+                return Stacked(setup, self.block, self.threads)
             case "traced":
                 return Traced(setup)
             case _:
@@ -53,7 +56,8 @@ class Choice:
     def __str__(self) -> str:
         block = f", blocks of {self.block}" if self.executor == "stacked" else ""
         processes = f", {self.processes} processes of 1 thread" if self.processes > 1 else ""
-        return f"{self.executor}{block}{processes}"
+        threads = f", {self.threads} thread" if self.threads and self.processes == 1 else ""
+        return f"{self.executor}{block}{processes}{threads}"
 
 
 def free_memory(device: torch.device) -> int:
@@ -94,9 +98,11 @@ def choose(
     if processes is None:
         short = SHORT_STACKED_ROUND if executor == "stacked" else SHORT_ROUND
         processes = _processes(setup, work) if seconds * setup.rounds > FEW_SECONDS and seconds > short else 1
-    if executor == "stacked":
-        block = max(1, min(block, -(-len(work.clients) // processes)))
-    return Choice(executor, block, processes)
+    if executor != "stacked":
+        return Choice(executor, block, processes)
+    block = max(1, min(block, -(-len(work.clients) // processes)))
+    short = setup.device.type == "cpu" and 6 * bytes_of_model / 4 * block * batch < SHORT_STEP
+    return Choice(executor, block, processes, 1 if short else None)
 
 
 def _suited(setup: Setup, work: Work, block: int) -> str:

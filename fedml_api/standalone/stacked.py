@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -29,10 +30,11 @@ class Stacked(Executor):
 
     Args:
         block: the most clients in a block; those of a round are spread evenly over as many blocks as that takes.
+        threads: how many threads of torch train them; as many as there are, if not given.
     """
 
-    def __init__(self, setup: Setup, block: int) -> None:
-        self.setup, self.block = setup, block
+    def __init__(self, setup: Setup, block: int, threads: int | None = None) -> None:
+        self.setup, self.block, self.threads = setup, block, threads
         self.sequential = Sequential(setup)
         self.verdicts = Verdicts(setup, stacked=True)
         self._steps: dict[object, TracedStep] = {}
@@ -44,7 +46,8 @@ class Stacked(Executor):
         if not self.verdicts.suits(work):
             yield from self.sequential.replies(work)
             return
-        found = {id: reply for replies in self._stacks(work.inside()) for id, reply in replies.apart()}
+        with threads(self.threads):
+            found = {id: reply for replies in self._stacks(work.inside()) for id, reply in replies.apart()}
         for id in work.clients:
             client = self.sequential.run.client(id, work.round, work.states.get(id))
             yield id, _wrapped(work.task, client, found.pop(id))
@@ -55,9 +58,10 @@ class Stacked(Executor):
         if isinstance(work.task, Wrapping):
             return super().fold(work, aggregator)
         total, states = aggregator.zero(), {}
-        for replies in self._stacks(work):
-            total = aggregator.add_stack(total, replies)
-            states |= {id: state for id, state in zip(replies.clients, replies.states, strict=True) if state is not None}
+        with threads(self.threads):
+            for replies in self._stacks(work):
+                total = aggregator.add_stack(total, replies)
+                states |= {id: state for id, state in zip(replies.clients, replies.states, strict=True) if state is not None}
         return total, states
 
     def _stacks(self, work: Work) -> Iterator[Replies]:
@@ -218,6 +222,17 @@ class Feed:
         """Totals and counts of the losses of these clients."""
         real = self.weights[:, first:last] > 0
         return torch.where(real, self.lost[:, first:last], 0.0).sum((0, 2), dtype=torch.float64).cpu(), self.count[first:last]
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """So many threads of torch meanwhile; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _wrapped(task: Task, client: Client, reply: Reply) -> Reply:

@@ -3,8 +3,9 @@
 from fedml_core.trainer.examples import Batch, Examples
 from fedml_core.trainer.model_state import ModelState
 from fedml_core.trainer.model_trainer import Classifier, Model, ModelTrainer, NextToken, Once
+from fedml_core.trainer.nodes import NodeClassifier
 from fedml_core.trainer.schedule import Cosine, Exponential, Rate, Schedule, rate, schedules
-from fedml_core.trainer.trainers import Reconstruction, Segmenter, Tagger
+from fedml_core.trainer.trainers import Reconstruction, Regression, Segmenter, Tagger
 from fedml_core.trainer.transforms import (
     Adaptive,
     Clip,
@@ -31,10 +32,12 @@ __all__ = [
     "ModelTrainer",
     "Momentum",
     "NextToken",
+    "NodeClassifier",
     "Once",
     "Proximal",
     "Rate",
     "Reconstruction",
+    "Regression",
     "Schedule",
     "Segmenter",
     "Tagger",

@@ -76,8 +76,16 @@ def auc(counts: Tensor) -> float | None:
 
 def recall_at(counts: Tensor, false_alarms: float) -> float | None:
     """The share of positives in the bins from the top that hold no more than `false_alarms` of the negatives; None as for `auc`."""
-    negative, positive = counts.double()
-    if not negative.sum() or not positive.sum():
-        return None
+    return None if auc(counts) is None else ratio(alarms(counts, threshold(counts, false_alarms))[1], counts[1].sum())
+
+
+def threshold(counts: Tensor, false_alarms: float) -> int:
+    """The lowest of the bins of `histograms` from which on there are no more than `false_alarms` of the negatives."""
+    negative = counts[0].double()
     above = negative.flip(0).cumsum(0).flip(0) <= false_alarms * negative.sum()
-    return float(positive[above].sum() / positive.sum())
+    return int((~above).sum())
+
+
+def alarms(counts: Tensor, threshold: int) -> Tensor:
+    """How many negatives and how many positives are in the bins of `histograms` from `threshold` on: `[2]`."""
+    return counts[:, threshold:].sum(1)

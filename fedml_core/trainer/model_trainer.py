@@ -114,13 +114,30 @@ class ModelTrainer:
         Args:
             batch_size: rows at a time; if not given, as many as suit the cache, judged by what the layers make of the first rows.
         """
-        totals, sums = self.tally(model, examples, batch_size)
-        return {name: total / len(examples) for name, total in totals.items()} | self.concluded(sums)
+        return self.begin_test(model, examples, batch_size)()
+
+    def begin_test(self, model: nn.Module, examples: Examples, batch_size: int | None = None) -> Callable[[], dict[str, float]]:
+        """Begin what `test` does; what is returned waits for the end of it.
+
+        A CUDA device has got all of its work by then, in the order in which it gets what comes after: `model` may be changed.
+        """
+        totals, sums = self._add_up(model, examples, batch_size)
+
+        def end() -> dict[str, float]:
+            means = {name: float(total) / len(examples) for name, total in totals.items()}
+            return means | self.concluded(sums)
+
+        return end
 
     def tally(
         self, model: nn.Module, examples: Examples, batch_size: int | None = None
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """What `test` finds before it divides: the sums of loss and metrics over `examples`; and those for `concluded`, float64."""
+        totals, sums = self._add_up(model, examples, batch_size)
+        return {name: float(total) for name, total in totals.items()}, sums
+
+    def _add_up(self, model: nn.Module, examples: Examples, batch_size: int | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What `tally` returns, nothing of it read yet."""
         if not len(examples):
             raise TrainerError("there are no examples to test on: give the data set a test set")
         totals: dict[str, Tensor] = {}
@@ -153,7 +170,7 @@ class ModelTrainer:
                     add(batch)
         finally:
             model.train(training)
-        return {name: float(total) for name, total in totals.items()}, sums
+        return totals, sums
 
     @property
     def imperative(self) -> bool:

@@ -26,7 +26,7 @@ def test_every_contestant_carries_every_round_out_as_it_says(capsys, monkeypatch
     assert gpu.main(["EMNIST", "device=cpu", "rounds=2", "clients=2", "batch=4"]) == 0
     results = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]["EMNIST"]
     assert carried == [0] * len(gpu.ENGINES) + [1] * len(gpu.ENGINES)
-    assert results["stacked, graphs"]["how"] == results["stacked"]["how"] == "stacked, blocks of 2"
+    assert results["stacked, graphs"]["how"] == results["stacked"]["how"] == "stacked, blocks of 2, 1 thread"
     assert results["one by one"]["how"] == "sequential"
     assert all(row["round"] > 0 for row in results.values())
 

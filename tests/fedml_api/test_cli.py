@@ -195,7 +195,14 @@ def test_bad_configurations_get_one_clear_message(here, capsys, monkeypatch, cas
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [(b"a: [1", "is not YAML"), (b"- 1", "must hold a mapping"), (b"\xff\xfe\x00x", "is not YAML"), (None, "cannot read")],
+    [
+        (b"a: [1", "is not YAML"),
+        (b"- 1", "must hold a mapping"),
+        (b"\xff\xfe\x00x", "is not YAML"),
+        (b"data: {name: mnist5k}\nalgorithm:\n  local: {lr: 1,\n    lr: 2}\n", "'lr' is there twice; remove one"),
+        (b"[1]: 2", "found unhashable key"),
+        (None, "cannot read"),
+    ],
 )
 def test_unreadable_files(here, capsys, content, expected):
     path = Path("bad.yaml")

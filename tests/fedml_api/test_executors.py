@@ -376,6 +376,29 @@ def test_the_rule(monkeypatch):
     assert choice(conv, sizes, 2).processes == 2
     assert str(choice(conv, sizes, 100, executor="sequential", processes=3)) == "sequential, 3 processes of 1 thread"
     assert choice(linear, sizes, 100, block=7).block == 7
+    assert str(choice(linear, sizes, 10)) == "stacked, blocks of 10, 1 thread"
+    assert choice(linear, sizes, 100, local=LocalSGD(batch_size=10)).threads is None
+
+
+@pytest.mark.parametrize(("threads", "meanwhile"), [(1, 1), (None, 2)])
+def test_blocks_train_with_the_threads_that_they_are_given(threads, meanwhile):
+    seen = []
+
+    class Watched(Classifier):
+        def loss(self, model, batch):
+            seen.append(torch.get_num_threads())
+            return super().loss(model, batch)
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        setup = Experiment(network(), uneven(), trainer=Watched()).setup()
+        work = Work(0, LOCALS["plain"], ModelState.of(setup.module), setup.data.client_ids, {}, {})
+        Stacked(setup, 3, threads).fold(work, WeightedMean())
+        assert seen[-1] == meanwhile
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_is_not_registered_stays_in_this_process(monkeypatch):
@@ -400,13 +423,13 @@ def test_the_choice_is_noted_once_and_a_change_is_told(tmp_path, caplog):
         return simulate(experiment, checkpoints=Checkpoints(tmp_path), checkpoint_every=1, history=history).history
 
     history = go(EXECUTORS["stacked"], 2)
-    assert [row.get("executor") for row in history] == [None, "stacked, blocks of 3", None]
+    assert [row.get("executor") for row in history] == [None, "stacked, blocks of 3, 1 thread", None]
     history = go(EXECUTORS["stacked"], 3, history)
     assert "executor" not in history[-1]
     assert "goes on as" not in caplog.text
     history = go(SEQUENTIAL, 4, history)
     assert history[-1]["executor"] == "sequential"
-    assert "was carried out as 'stacked, blocks of 3' before, and goes on as 'sequential'" in caplog.text
+    assert "was carried out as 'stacked, blocks of 3, 1 thread' before, and goes on as 'sequential'" in caplog.text
 
 
 def test_a_round_that_begins_with_a_question_still_trains_as_was_chosen(caplog):
@@ -420,7 +443,7 @@ def test_a_round_that_begins_with_a_question_still_trains_as_was_chosen(caplog):
         trained = cohort.map(LocalSGD(), model)
         assert session.executor(trained.work).__class__ is Stacked
         assert session.executor(cohort.map(Evaluate(), model).work).__class__ is Sequential
-        assert session.how == "stacked, blocks of 3"
+        assert session.how == "stacked, blocks of 3, 1 thread"
         assert trained.fold(WeightedMean()).clients == 8
     assert "one by one" not in caplog.text
 

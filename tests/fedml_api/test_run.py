@@ -39,6 +39,40 @@ def test_evaluation_is_the_mean_over_the_test_set(dataset, network):
     assert row["test_accuracy"] == pytest.approx((logits.argmax(1) == batch["y"]).float().mean().item())
 
 
+def test_a_device_with_a_queue_evaluates_while_the_next_round_begins(dataset, network, tmp_path, monkeypatch):
+    """The same history; a round is shown when the next one has been asked for, and before anything is saved."""
+    seen = []
+
+    class Watched(Classifier):
+        def begin_test(self, model, examples, batch_size=None):
+            end = super().begin_test(model, examples, batch_size)
+            seen.append("evaluates")
+            return lambda: (seen.append("waits"), end())[1]
+
+        def loss(self, model, batch):
+            if torch.is_grad_enabled() and seen[-1:] != ["trains"]:
+                seen.append("trains")
+            return super().loss(model, batch)
+
+    class Shown(Observer):
+        def on_round(self, row):
+            seen.append(f"shown {row['round']}")
+
+    def go(folder):
+        seen.clear()
+        watched = experiment(dataset, network, trainer=Watched(), rounds=4, evaluate_every=2)
+        rows = simulate(watched, [Shown()], Checkpoints(folder), checkpoint_every=3).history
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in rows], list(seen)
+
+    judged = ["trains", "evaluates", "waits"]
+    at_once, order = go(tmp_path / "a")
+    assert order[2:] == ["trains", "shown 1", *judged, "shown 2", "trains", "shown 3", *judged, "shown 4"]
+    monkeypatch.setattr("fedml_api.run.experiment._goes_on", lambda device: True)
+    later, order = go(tmp_path / "b")
+    assert later == at_once
+    assert order[2:] == ["trains", "shown 1", "evaluates", "trains", "waits", "shown 2", "shown 3", *judged, "shown 4"]
+
+
 def test_evaluation_asks_the_network_once_per_batch(dataset, network):
     calls = []
     network.register_forward_hook(lambda *_: calls.append(1))

@@ -1,3 +1,4 @@
+import re
 import time
 from collections import Counter
 
@@ -8,27 +9,114 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from fedml_core.errors import ConfigError
-from fedml_core.partition import Dirichlet, Iid, Quantity, Shards, matching_split, natural, partitioners, stratified_split
+from fedml_core.partition import (
+    Blocks,
+    ClassDirichlet,
+    Classes,
+    Continuous,
+    Dirichlet,
+    Distribution,
+    Drift,
+    Exponential,
+    Iid,
+    Lognormal,
+    Natural,
+    Pachinko,
+    Partitioner,
+    Power,
+    Quantity,
+    Semantic,
+    Shards,
+    Sizes,
+    matching_split,
+    natural,
+    partitioners,
+    stratified_split,
+)
 from fedml_core.partition.deal import apportion
 from fedml_core.rng import rng
 from fedml_core.settings import build
 
 BALANCED = np.repeat(np.arange(10), 100)
+SIZE_LAWS = [Iid(), Quantity(alpha=0.5), Lognormal(sigma=3.0), Power(exponent=2.0), Exponential(rate=0.3)]
+EXTREMES = [1e-9, 1e-3, 0.3, 10.0, 1e9]
+
+
+def one_of(random, *choices):
+    return choices[random.integers(len(choices))]
+
+
+# Settings for the partitioner of each name, and how to draw some for so many clients and examples.
+DRAWN = {
+    "iid": lambda random, clients, examples: Iid(),
+    "quantity": lambda random, clients, examples: Quantity(one_of(random, *EXTREMES), int(random.integers(1, 4))),
+    "lognormal": lambda random, clients, examples: Lognormal(one_of(random, 0.0, 2.0, 20.0), int(random.integers(1, 4))),
+    "power": lambda random, clients, examples: Power(one_of(random, -10.0, -1.0, 0.0, 1.0, 2.0, 10.0)),
+    "exponential": lambda random, clients, examples: Exponential(one_of(random, -100.0, 0.0, 0.1, 1.0, 100.0)),
+    "sizes": lambda random, clients, examples: Sizes(
+        tuple(int(size) for size in 1 + apportion(examples - clients + one_of(random, 0, 0, 0, 1, -1), random.random(clients), 0.5))
+        if examples > clients
+        else (1,) * clients
+    ),
+    "dirichlet": lambda random, clients, examples: Dirichlet(one_of(random, *EXTREMES), one_of(random, *SIZE_LAWS)),
+    "class_dirichlet": lambda random, clients, examples: ClassDirichlet(
+        one_of(random, *EXTREMES, tuple(random.choice(EXTREMES, clients).tolist())),
+        int(random.integers(1, 4)),
+        one_of(random, True, False),
+    ),
+    "shards": lambda random, clients, examples: one_of(
+        random, Shards(int(random.integers(1, 4))), Shards(None, int(random.integers(1, 20)), "keep")
+    ),
+    "classes": lambda random, clients, examples: Classes(
+        int(random.integers(1, 5)), one_of(random, "random", "first", "deterministic"), one_of(random, *SIZE_LAWS)
+    ),
+    "distribution": lambda random, clients, examples: Distribution(
+        tuple(tuple(row) for row in random.random((clients, one_of(random, 1, 2, 3, 4, 5, 6))).tolist())
+    ),
+    "pachinko": lambda random, clients, examples: Pachinko(
+        one_of(random, *EXTREMES), one_of(random, *EXTREMES), "coarse", one_of(random, *SIZE_LAWS)
+    ),
+    "natural": lambda random, clients, examples: Natural(
+        "owner", int(random.integers(1, 4)), one_of(random, "smaller", "bigger", "refuse")
+    ),
+    "blocks": lambda random, clients, examples: Blocks("owner"),
+    "continuous": lambda random, clients, examples: Continuous("value", one_of(random, 0.0, 0.5, 1.0)),
+    "semantic": lambda random, clients, examples: Semantic("x", int(random.integers(1, 4)), int(random.integers(1, 4))),
+    "drift": lambda random, clients, examples: Drift(
+        one_of(random, Iid(), Dirichlet(0.1), Natural("owner")), one_of(random, 0.0, 0.5, 1.0)
+    ),
+}
+
+
+def some_columns(random, examples):
+    """Labels of 1 to 6 classes that need not be 0, 1, ..., and what else partitions go by; now and then all of it is the same."""
+    labels = random.choice(random.permutation(9)[: random.integers(1, 7)], examples)
+    return {
+        "y": labels,
+        "coarse": labels // 3,
+        "x": random.integers(0, one_of(random, 1, 2, 100), (examples, 2, 2)).astype(np.float32),
+        "owner": random.integers(0, one_of(random, 1, 5, 60), examples),
+        "value": one_of(random, 1e300, 1.0, 1e-300) * random.integers(0, one_of(random, 1, 2, 100), examples),
+    }
+
+
 EACH = {
     "iid": Iid(),
     "dirichlet, one class": Dirichlet(alpha=1e-9),
     "dirichlet": Dirichlet(alpha=0.3),
     "dirichlet, iid": Dirichlet(alpha=1e9),
     "shards": Shards(),
+    "shards of a size": Shards(None, 7),
     "quantity": Quantity(),
     "quantity, one client": Quantity(alpha=1e-9, minimum=2),
+    "lognormal": Lognormal(),
+    "power": Power(),
+    "class_dirichlet": ClassDirichlet(),
+    "classes": Classes(),
+    "pachinko": Pachinko(coarse=(0, 0, 0, 0, 0, 1, 1, 1, 1, 1)),
+    "drift": Drift(Natural("y")),
 }
 some_labels = st.lists(st.integers(0, 5), min_size=0, max_size=120).map(lambda labels: np.array(labels, np.int64))
-
-
-def least(partitioner):
-    """Examples that the partitioner needs for each client."""
-    return getattr(partitioner, "shards_per_client", getattr(partitioner, "minimum", 1))
 
 
 def class_counts(labels, parts):
@@ -36,23 +124,35 @@ def class_counts(labels, parts):
 
 
 def test_every_partitioner_is_here():
-    assert {type(partitioner) for partitioner in EACH.values()} == set(partitioners.values())
+    assert set(DRAWN) == {name for name in partitioners if partitioners[name].__module__.startswith("fedml_core.")}
 
 
-@pytest.mark.parametrize("partitioner", EACH.values(), ids=EACH)
-@given(labels=some_labels, clients=st.integers(1, 130), seed=st.integers(0, 2**40))
-@hypothesis_settings(max_examples=150, deadline=None)
-def test_every_row_is_exactly_one_clients_or_there_are_too_few(partitioner, labels, clients, seed):
-    if clients * least(partitioner) > len(labels):
-        with pytest.raises(ConfigError, match=f"clients = {clients}.*use more data"):
-            partitioner(labels, clients, seed)
-        return
-    parts = partitioner(labels, clients, seed)
-    assert len(parts) == clients
-    assert all(rows.dtype == np.int64 and len(rows) >= 1 and (np.diff(rows) > 0).all() for rows in parts)
-    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels)))
-    again = partitioner(labels, clients, seed)
-    assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_thousand_times_every_row_is_exactly_one_clients_or_it_is_said_why_not(name):
+    start, dealt, refused = time.perf_counter(), 0, []
+    for trial in range(1000):
+        random = rng(trial, "inputs", name)
+        examples = one_of(random, 0, 1, 2, int(random.integers(3, 80)), int(random.integers(3, 80)))
+        clients = one_of(random, 1, 2, 3, int(random.integers(1, examples + 2)))
+        partitioner, columns = DRAWN[name](random, clients, examples), some_columns(random, examples)
+        try:
+            own = partitioner.clients(columns)
+            clients = clients if own is None else len(own)
+            parts = partitioner(columns, clients, trial)
+        except ConfigError as error:
+            refused.append(str(error))
+            continue
+        dealt += 1
+        assert len(parts) == clients
+        assert all(rows.dtype == np.int64 and len(rows) >= 1 for rows in parts)
+        assert name == "drift" or all((np.diff(rows) > 0).all() for rows in parts)
+        assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(examples))
+        if trial % 10 == 0:
+            again = partitioner(columns, clients, trial)
+            assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
+    assert dealt > 50
+    assert all(re.search(r"lower|raise|use|give|must be", message) for message in refused)
+    assert time.perf_counter() - start < 30  # they take around a second
 
 
 @pytest.mark.parametrize("partitioner", EACH.values(), ids=EACH)
@@ -186,14 +286,14 @@ def test_what_cannot_be_says_why_and_what_to_do(partitioner, examples, clients, 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, 1e-12, 1e12, float("inf"), float("nan")])
 def test_alpha_out_of_bounds_is_refused(alpha):
-    for partitioner in (Dirichlet, Quantity):
+    for partitioner in (Dirichlet, Quantity, ClassDirichlet, Pachinko):
         with pytest.raises(ConfigError, match=f"{partitioner.__name__}.alpha"):
             partitioner(alpha=alpha)
 
 
 def test_partitioners_can_be_configured_by_name():
     problems: list[str] = []
-    assert build(partitioners["iid"].__base__, {"name": "quantity", "minimum": 3}, "partition", problems) == Quantity(minimum=3)
+    assert build(Partitioner, {"name": "quantity", "minimum": 3}, "partition", problems) == Quantity(minimum=3)
     assert problems == []
 
 

@@ -5,7 +5,7 @@ import pytest
 from fedml_api.run.config import RunConfig, prepare
 from fedml_api.run.experiment import simulate
 from fedml_core.settings import build
-from tests.fedml_api.data import official, test_images, test_leaf
+from tests.fedml_api.data import official, photos, test_images, test_leaf
 
 pytest.importorskip("h5py")
 LSTM = {"embedding": 2, "hidden": 3}
@@ -39,18 +39,27 @@ PAIRS = {
     "sent140": (tweets, {}, {"name": "text_bag", "embedding": 2}),
     "cifar10": (test_images.cifar10, test_images.FEW, "lr"),
     "cinic10": (test_images.cinic, test_images.FEW, "lr"),
+    "image_folder": (lambda root: photos.folders(root / "images"), {"view": {"size": 32}, **test_images.FEW}, "resnet"),
+    "imagenet": (photos.imagenet, {"view": {"size": 32}, **test_images.FEW}, "mobilenet_v3"),
+    "gld23k": (photos.landmarks, {"view": {"size": 32}}, "lr"),
+    "leaf_celeba": (photos.celeba, {}, "cnn_mcmahan"),
     "mnist": (lambda root: official.idx_files(root / "mnist", IDX, classes=10), test_images.FEW, "lr"),
 }
+
+
+def trained(data, model, root):
+    """What one round of a configuration ends with."""
+    problems = []
+    plain = {"data": data, "model": model, "rounds": 1, "clients_per_round": 2, "threads": 1, "data_folder": str(root)}
+    config = build(RunConfig, plain, "", problems, RunConfig())
+    last = simulate(prepare(config, problems)).last
+    assert last["round"] == 1
+    return last
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_data_set_and_its_network(tmp_path, name):
     make, settings, model = PAIRS[name]
     make(tmp_path)
-    data = {"name": name, **{key: value if isinstance(value, int) else "iid" for key, value in settings.items()}}
-    problems = []
-    plain = {"data": data, "model": model, "rounds": 1, "clients_per_round": 2, "threads": 1, "data_folder": str(tmp_path)}
-    config = build(RunConfig, plain, "", problems, RunConfig())
-    result = simulate(prepare(config, problems))
-    assert result.last["round"] == 1
-    assert result.last["test_loss"] > 0
+    data = {"name": name, **{key: value if isinstance(value, int | dict) else "iid" for key, value in settings.items()}}
+    assert trained(data, model, tmp_path)["test_loss"] > 0
