@@ -46,7 +46,10 @@ class DeviceSource(NaturalSource):
         mean, deviation = train.mean(0), train.std(0)
         deviation = np.where(deviation > ROUNDING * np.abs(train).max(0), deviation, 1)
         kinds = np.repeat(np.array([0, 1], np.uint8), [len(ordinary), len(events)])
-        x = [((part - mean) / deviation).astype(np.float32) for part in (train, np.concatenate([ordinary, events]))]
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = [((part - mean) / deviation).astype(np.float32) for part in (train, np.concatenate([ordinary, events]))]
+        if not all(np.isfinite(part).all() for part in x):
+            raise DataError(f"device '{device}': a feature has numbers too large for single precision; the file is damaged")
         return {"x": x[0], "y": np.zeros(len(train), np.uint8)}, {"x": x[1], "y": kinds}
 
 

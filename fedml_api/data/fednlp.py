@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from msgspec import Meta
 
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.hdf5 import open_h5
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.split import ClientSplit, Columns, HeldSplit
-from fedml_api.data.vocabulary import Words, frequent, words_and_marks
+from fedml_api.data.vocabulary import Words, frequent, widened, words_and_marks
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch
@@ -31,7 +30,7 @@ Indices = dict[str, np.ndarray]
 @data_sources.register("fednlp")
 @settings
 class FedNlp(NaturalSource):
-    """FedNLP's text classification: 20 Newsgroups, AG News, SST-2 or SemEval-2010 task 8 with the clients of the paper (HDF5).
+    """FedNLP's text classification: 20 Newsgroups, AG News, SST-2 or SemEval-2010 task 8, train and test by its clients (HDF5).
 
     `x` int64 `[n, steps]`, the first words of a text: 0 pads, 1 to `words` - 2 are the most frequent words of the training texts,
     ties in the order of the alphabet, and the number after that is any other. Labels have the numbers of the file. Each client has
@@ -75,7 +74,7 @@ class FedNlp(NaturalSource):
         return halves[0], halves[1]
 
     def expand(self, columns: Columns) -> Batch:
-        return {name: torch.from_numpy(column.astype(np.int64)) for name, column in columns.items()}
+        return widened(columns)
 
     def _examples(self, path: Path, wanted: Sequence[int], remedy: str) -> dict[int, tuple[list[bytes], int]]:
         """The words and the label of the examples of these indices."""

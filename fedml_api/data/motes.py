@@ -80,7 +80,7 @@ class Motes(DeviceSource):
         found = {}
         for mote in np.unique(table[:, 1]).tolist():
             own = table[table[:, 1] == mote]
-            if not np.array_equal(own[:, 0], np.arange(1, len(own) + 1)):
+            if mote % 1 or not np.array_equal(own[:, 0], np.arange(1, len(own) + 1)):
                 raise DataError(f"{path}: the readings of mote {mote:g} are not numbered from 1 to {len(own)}; {remedy}")
             found[int(mote)] = own[:, 3:]
         return found

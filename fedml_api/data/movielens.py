@@ -95,7 +95,7 @@ class MovieLens(NaturalSource):
         _, separator, header = FILES[self.version]
         table = read_numbers(path, 4, 1 if path.suffix == ".inter" else header, remedy=remedy, separator=separator)
         ids, ratings = table[:, :2], table[:, 2]
-        if (ids % 1).any() or ids.min() < 1 or ratings.min() < 0.5 or ratings.max() > 5:
+        if (ids % 1).any() or ids.min() < 1 or ids.max() >= 2**31 or ratings.min() < 0.5 or ratings.max() > 5:
             raise DataError(
                 f"{path}: users and items go from {ids.min():g} to {ids.max():g}, ratings from {ratings.min():g} to "
                 f"{ratings.max():g}; needed are whole numbers from 1, and ratings from 0.5 to 5; {remedy}"

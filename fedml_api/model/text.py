@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from fedml_api.model.model_spec import ModelSpec, Shape, models, outputs
 from fedml_api.model.recurrent import one_bias
+from fedml_core.errors import ConfigError
+from fedml_core.federation import ClientData
 from fedml_core.settings import settings
 
 
@@ -25,6 +27,12 @@ class OfTexts(ModelSpec):
     @classmethod
     def fits(cls, shape: Shape) -> bool:
         return len(shape) == 1
+
+    def fitted(self, data: ClientData) -> ModelSpec:
+        x = data.global_test.columns["x"]
+        if not x.is_floating_point() and x.numel() and (most := int(x.max())) >= self.words:
+            raise ConfigError(f"model.words = {self.words}: the data have tokens up to {most}; ask for at least {most + 1}")
+        return self
 
     def build(self, shape: Shape, classes: int | None) -> nn.Module:
         return self.network(outputs(self, shape, classes))

@@ -1,6 +1,7 @@
 """Who holds which examples."""
 
 from fedml_core.partition.by_column import Blocks, Continuous, Natural
+from fedml_core.partition.columns import ColumnSplit
 from fedml_core.partition.drift import Drift
 from fedml_core.partition.features import FeatureSkew, Noise, Rotation, feature_skews
 from fedml_core.partition.graph import communities, modularity
@@ -15,6 +16,7 @@ __all__ = [
     "Blocks",
     "ClassDirichlet",
     "Classes",
+    "ColumnSplit",
     "Columns",
     "Continuous",
     "Dirichlet",

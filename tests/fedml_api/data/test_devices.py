@@ -15,6 +15,7 @@ from fedml_api.model import Autoencoder
 from fedml_api.run.detection import detection
 from fedml_core.errors import ConfigError, DataError
 from fedml_core.trainer import Reconstruction
+from fedml_core.trainer.metrics import alarms, recall_at, threshold
 from tests.fedml_api.data import official_tables as official
 
 
@@ -70,6 +71,7 @@ def test_the_package_of_one_network_alone_will_do(tmp_path):
         ("\n3,1,1,", "\n3,1,1,wet,", "damaged"),
         ("\n3,1,1,", "\n3,1,1,nan,", "damaged"),
         (",0\n5,1,1,", ",2\n5,1,1,", "labels go from 0 to 2, not from 0 to 1"),
+        ("\n1,2,1,", "\n1,2.5,1,", "the readings of mote 2 are not numbered"),
         ("\n7,2,1,", "\n8,2,1,", "the readings of mote 2 are not numbered from 1 to 40"),
         (",0\n5,1,1,", ",inf\n5,1,1,", "line 5: what is there is no finite number"),
     ],
@@ -120,6 +122,10 @@ def test_traffic_of_devices(tmp_path):
     assert int(data.test("Danmini_Doorbell").all()["y"].sum()) == 12
     assert overlap(data) == 0
     assert list(faults(data)) == []
+    # Attacks are far from all that is ordinary, so that any network does.
+    torch.manual_seed(0)
+    found = detection(Autoencoder().build((115,), None), data)["all"]
+    assert (found["events"], found["auc"], found["own_recall"], found["common_recall"]) == (7 * 12 + 2 * 8, 1.0, 1.0, 1.0)
     few = NBaIoT(packed=False, largest=3).load(0, tmp_path)
     assert (few.sizes[device], few.test(device).all()["y"].tolist()) == (2, [0] + [1] * 6)
 
@@ -133,6 +139,9 @@ def test_packed_traffic_is_the_same(tmp_path):
         for part in ("train", "test"):
             one, other = getattr(packed, part)(device).all(), getattr(plain, part)(device).all()
             assert all(torch.equal(one[name], other[name]) for name in ("x", "y"))
+    official.n_baiot(tmp_path / "elsewhere")
+    assert NBaIoT().load(0, tmp_path / "elsewhere").fingerprint == packed.fingerprint
+    assert NBaIoT(train=0.5).load(0, tmp_path).fingerprint != packed.fingerprint
     merged = NBaIoT(clients=3, regroup="merge").load(0, tmp_path)
     assert sum(merged.sizes.values()) == sum(plain.sizes.values())
 
@@ -167,14 +176,24 @@ def edit(path, change):
         ),
         (lambda folder: edit(folder / "benign_traffic.csv", lambda text: text[:-30]), r"benign_traffic\.csv: damaged"),
         (lambda folder: edit(folder / "benign_traffic.csv", lambda text: text[:-9] + "x\n"), r"benign_traffic\.csv: damaged"),
+        (lambda folder: edit(folder / "gafgyt_attacks/udp.csv", lambda text: text[:-9] + "e60\n"), "numbers too large"),
         (lambda folder: (folder / "benign_traffic.csv").write_bytes(b"\xff\xfe\n\xff\n"), r"benign_traffic\.csv: damaged"),
     ],
 )
 def test_damaged_traffic_is_refused(tmp_path, damage, words):
     official.n_baiot(tmp_path)
     damage(tmp_path / "n_baiot" / "Danmini_Doorbell")
-    with pytest.raises(DataError, match=f"Danmini_Doorbell/.*{words}"):
+    with pytest.raises(DataError, match=f"Danmini_Doorbell.*{words}"):
         NBaIoT().load(0, tmp_path)
+
+
+@pytest.mark.parametrize(("false_alarms", "lowest"), [(1.0, 0), (0.5, 1), (0.2, 2), (0.19, 3), (0.1, 3), (0.0, 4)])
+def test_a_threshold_is_a_bin(false_alarms, lowest):
+    counts = torch.tensor([[5, 3, 1, 1], [0, 1, 2, 4]])
+    assert threshold(counts, false_alarms) == lowest
+    negative, positive = alarms(counts, lowest).tolist()
+    assert (negative, positive) == (sum([5, 3, 1, 1][lowest:]), sum([0, 1, 2, 4][lowest:]))
+    assert recall_at(counts, false_alarms) == pytest.approx(positive / 7)
 
 
 def counted(normal, events):

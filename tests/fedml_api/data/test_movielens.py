@@ -89,6 +89,7 @@ def test_the_package_is_read_where_the_official_file_is_not(tmp_path, monkeypatc
         (lambda text: text + "5\t3\t9\t1000\n", "ratings from 1 to 9; needed are"),
         (lambda text: text + "0\t3\t4\t1000\n", "users and items go from 0 to"),
         (lambda text: text + "2.5\t3\t4\t1000\n", "needed are whole numbers"),
+        (lambda text: text + "1e99\t3\t4\t1000\n", "go from 1 to 1e"),
         (lambda text: text + "nan\t3\t4\t1000\n", "line 20: what is there is no finite number"),
         (lambda text: "", "0 rows of"),
     ],

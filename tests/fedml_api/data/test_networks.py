@@ -47,14 +47,19 @@ PAIRS = {
 }
 
 
+def trained(data, model, root):
+    """What one round of a configuration ends with."""
+    problems = []
+    plain = {"data": data, "model": model, "rounds": 1, "clients_per_round": 2, "threads": 1, "data_folder": str(root)}
+    config = build(RunConfig, plain, "", problems, RunConfig())
+    last = simulate(prepare(config, problems)).last
+    assert last["round"] == 1
+    return last
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_data_set_and_its_network(tmp_path, name):
     make, settings, model = PAIRS[name]
     make(tmp_path)
     data = {"name": name, **{key: value if isinstance(value, int | dict) else "iid" for key, value in settings.items()}}
-    problems = []
-    plain = {"data": data, "model": model, "rounds": 1, "clients_per_round": 2, "threads": 1, "data_folder": str(tmp_path)}
-    config = build(RunConfig, plain, "", problems, RunConfig())
-    result = simulate(prepare(config, problems))
-    assert result.last["round"] == 1
-    assert result.last["test_loss"] > 0
+    assert trained(data, model, tmp_path)["test_loss"] > 0

