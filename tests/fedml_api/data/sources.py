@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from fedml_api.data import DataSource, data_sources, fashion_mnist, rotten_tomatoes
 from fedml_core.partition import Iid
 from tests.fedml_api import test_tables
-from tests.fedml_api.data import official, official_text, test_images, test_leaf, test_reddit, test_rotten_tomatoes
+from tests.fedml_api.data import official, official_text, test_fednlp, test_images, test_leaf, test_reddit, test_rotten_tomatoes
 
 FEW = {"clients": 2, "partition": Iid()}
 IDX = [(f"{half}-images-idx3-ubyte", f"{half}-labels-idx1-ubyte") for half in ("train", "t10k")]
@@ -152,6 +153,11 @@ def comments(root):
     official.leaf(root / "reddit", (test_reddit.TRAIN, test_reddit.TEST))
 
 
+def fednlp(root):
+    pytest.importorskip("h5py")
+    official_text.fednlp(root / "fednlp", "sst_2", {"fine": 0, "bad": 1}, test_fednlp.EXAMPLES, test_fednlp.CLIENTS)
+
+
 def reviews(root):
     (root / Path(rotten_tomatoes.PACKAGED[1]).name).write_bytes(bz2.compress(test_rotten_tomatoes.WHOLE))
 
@@ -159,6 +165,7 @@ def reviews(root):
 SOURCES = {
     "adult": Source(census, packaged="census.csv"),
     "ag_news": Source(articles, FEW),
+    "fednlp": Source(fednlp, {"task": "sst_2"}),
     "reddit": Source(comments, {"words": 4, "steps": 4}),
     "rotten_tomatoes": Source(reviews, packaged=Path(rotten_tomatoes.PACKAGED[1]).name),
     "sst2": Source(phrases, FEW),
