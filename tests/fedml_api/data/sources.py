@@ -4,6 +4,7 @@ Whoever adds a data set adds a line to `SOURCES`: what makes it, and what writes
 from a seed stand in `DRAWN`.
 """
 
+import bz2
 import gzip
 import importlib.metadata
 import zlib
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from fedml_api.data import DataSource, data_sources, fashion_mnist
+from fedml_api.data import DataSource, data_sources, fashion_mnist, rotten_tomatoes
 from fedml_core.partition import Iid
 from tests.fedml_api import test_tables
-from tests.fedml_api.data import official, test_images, test_leaf
+from tests.fedml_api.data import official, official_text, test_fednlp, test_images, test_leaf, test_reddit, test_rotten_tomatoes
 
 FEW = {"clients": 2, "partition": Iid()}
 IDX = [(f"{half}-images-idx3-ubyte", f"{half}-labels-idx1-ubyte") for half in ("train", "t10k")]
@@ -131,8 +133,42 @@ CREDIT = ("Marital", "Home", "Job", "Records")
 LOANS = ("term", "addr_state", "verification_status", "emp_length")
 EMNIST = [(f"emnist-digits-{half}-images-idx3-ubyte", f"emnist-digits-{half}-labels-idx1-ubyte") for half in ("train", "test")]
 
+
+PHRASES = [(k % 2, f"word w{k} and w{k % 3}" + " more" * k) for k in range(12)]
+
+
+def articles(root):
+    for part, rows in (("train", PHRASES), ("test", PHRASES[:5])):
+        lines = "".join(f'"{1 + label}","{text}","about"\n' for label, text in rows)
+        official_text.write(root / "ag_news", **{f"{part}_csv": lines})
+
+
+def phrases(root):
+    for part, rows in (("train", PHRASES), ("dev", PHRASES[:5])):
+        lines = "".join(f"{text}\t{label}\n" for label, text in rows)
+        official_text.write(root / "sst2", **{f"{part}_tsv": f"sentence\tlabel\n{lines}"})
+
+
+def comments(root):
+    official.leaf(root / "reddit", (test_reddit.TRAIN, test_reddit.TEST))
+
+
+def fednlp(root):
+    pytest.importorskip("h5py")
+    official_text.fednlp(root / "fednlp", "sst_2", {"fine": 0, "bad": 1}, test_fednlp.EXAMPLES, test_fednlp.CLIENTS)
+
+
+def reviews(root):
+    (root / Path(rotten_tomatoes.PACKAGED[1]).name).write_bytes(bz2.compress(test_rotten_tomatoes.WHOLE))
+
+
 SOURCES = {
     "adult": Source(census, packaged="census.csv"),
+    "ag_news": Source(articles, FEW),
+    "fednlp": Source(fednlp, {"task": "sst_2"}),
+    "reddit": Source(comments, {"words": 4, "steps": 4}),
+    "rotten_tomatoes": Source(reviews, packaged=Path(rotten_tomatoes.PACKAGED[1]).name),
+    "sst2": Source(phrases, FEW),
     "cifar10": Source(test_images.cifar10, FEW),
     "cifar100": Source(cifar100, FEW),
     "cinic10": Source(test_images.cinic, FEW),
