@@ -16,8 +16,8 @@ from msgspec import Meta
 from fedml_api.data.dataset import DataSource, FederatedDataset, data_sources
 from fedml_api.data.graphs import Graph, check_room, stack
 from fedml_api.data.packaged import SPLIT_SEED
-from fedml_core.errors import ConfigError, DataError
-from fedml_core.partition import Dirichlet, Iid
+from fedml_core.errors import ConfigError
+from fedml_core.partition import Blocks, Dirichlet, Iid, communities
 from fedml_core.partition.partitioner import Concentration
 from fedml_core.rng import rng
 from fedml_core.settings import settings
@@ -138,23 +138,12 @@ def by_community(links: np.ndarray, nodes: int, clients: int, seed: int) -> np.n
     Raises:
         ConfigError: there are not so many.
     """
-    try:
-        import networkx
-    except ImportError:
-        raise DataError('finding communities needs networkx, which is not installed; run: pip install "fedml[graph]"') from None
-    graph = networkx.Graph()
-    graph.add_nodes_from(range(nodes))
-    graph.add_edges_from(links.tolist())
-    draw, found = int(rng(seed, "partition", "community").integers(2**31)), [set(range(nodes))]
+    found, several = np.zeros(nodes, np.int64), 1
     for finer in range(FINER):
-        if len(found) >= clients:
+        if several >= clients:
             break
-        found = networkx.community.louvain_communities(graph, resolution=2.0**finer, seed=draw)
-    if len(found) < clients:
-        raise ConfigError(f"data.clients = {clients}: the graph has {len(found)} communities; ask for at most as many clients")
-    owners, held = np.empty(nodes, np.int64), np.zeros(clients, np.int64)
-    for community in sorted(found, key=lambda one: (-len(one), min(one))):
-        client = int(held.argmin())
-        owners[list(community)] = client
-        held[client] += len(community)
-    return owners
+        found = communities(links, nodes, seed, resolution=2.0**finer)
+        several = len(np.unique(found))
+    if several < clients:
+        raise ConfigError(f"data.clients = {clients}: the graph has {several} communities; ask for at most as many clients")
+    return owners_of(Blocks("community")({"community": found}, clients, seed))
