@@ -42,7 +42,7 @@ from fedml_api.data.streams import RoomOccupancy, StreamSource, Susy
 from fedml_api.data.synthetic import Synthetic
 from fedml_api.data.tables import TableSource
 from fedml_api.data.texts import TextSource
-from fedml_api.data.tff import FedCifar100, FedShakespeare, Femnist, StackOverflowLr, StackOverflowNwp
+from fedml_api.data.tff import FedCifar100, FedShakespeare, Femnist, FemnistDigits, StackOverflowLr, StackOverflowNwp
 from fedml_api.data.torchvision_sets import TorchvisionSet, from_torchvision
 from fedml_api.data.vertical import VerticalDataset
 
@@ -68,6 +68,7 @@ __all__ = [
     "FederatedData",
     "FederatedDataset",
     "Femnist",
+    "FemnistDigits",
     "Gld23k",
     "Gld160k",
     "HuggingFace",
