@@ -34,6 +34,7 @@ from fedml_api.data.partitioned import PartitionedSource
 from fedml_api.data.pictures import View
 from fedml_api.data.reddit import Reddit
 from fedml_api.data.roles import ShakespeareRoles
+from fedml_api.data.rotten_tomatoes import RottenTomatoes
 from fedml_api.data.saved import Saved, save_partition, save_partition_of
 from fedml_api.data.sotu import Sotu
 from fedml_api.data.sst2 import Sst2
@@ -41,7 +42,7 @@ from fedml_api.data.streams import RoomOccupancy, StreamSource, Susy
 from fedml_api.data.synthetic import Synthetic
 from fedml_api.data.tables import TableSource
 from fedml_api.data.texts import TextSource
-from fedml_api.data.tff import FedCifar100, FedShakespeare, Femnist, StackOverflowLr, StackOverflowNwp
+from fedml_api.data.tff import FedCifar100, FedShakespeare, Femnist, FemnistDigits, StackOverflowLr, StackOverflowNwp
 from fedml_api.data.torchvision_sets import TorchvisionSet, from_torchvision
 from fedml_api.data.vertical import VerticalDataset
 
@@ -67,6 +68,7 @@ __all__ = [
     "FederatedData",
     "FederatedDataset",
     "Femnist",
+    "FemnistDigits",
     "Gld23k",
     "Gld160k",
     "HuggingFace",
@@ -96,6 +98,7 @@ __all__ = [
     "PubMed",
     "Reddit",
     "RoomOccupancy",
+    "RottenTomatoes",
     "Saved",
     "Sent140",
     "ShakespeareRoles",

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedml_api.data.dataset import data_sources
-from fedml_api.data.packaged import package_place, packaged_file
+from fedml_api.data.packaged import again, package_place, packaged_file
 from fedml_api.data.tables import Columns, Groups, TableSource, read_csv
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
@@ -44,8 +44,9 @@ class Adult(TableSource):
     def read(self, root: Path) -> tuple[Columns, np.ndarray]:
         path = packaged_file(*PACKAGED, INSTALL)
         texts = [name for group in self.groups[2].values() for name in group if name not in NUMBERS]
-        columns = read_csv(path, [*texts, "loan"], NUMBERS)
+        remedy = f"run: {again(INSTALL)}"
+        columns = read_csv(path, [*texts, "loan"], NUMBERS, remedy=remedy)
         income = columns.pop("loan")
         if set(income) != {"<=50K", ">50K"}:
-            raise DataError(f"{path}: labels are {', '.join(sorted(set(income)))}, not <=50K and >50K")
+            raise DataError(f"{path}: labels are {', '.join(sorted(set(income)))}, not <=50K and >50K; {remedy}")
         return columns, (income == ">50K").astype(np.int64)

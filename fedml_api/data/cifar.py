@@ -36,6 +36,8 @@ class CifarBinary(PartitionedSource):
     folder: ClassVar[str] = ""
     train_files: ClassVar[tuple[str, ...]] = ()
     test_files: ClassVar[tuple[str, ...]] = ()
+    # How many times as many images as for the test there are for training.
+    times: ClassVar[int] = 5
     view: ClassVar[View]
 
     def labels(self) -> tuple[tuple[int, ...], int]:
@@ -56,7 +58,14 @@ class CifarBinary(PartitionedSource):
             raise DataError(f"{missing[0]}: not there; {remedy}")
 
         def make() -> tuple[Examples, Examples]:
-            return self._examples(files[:train], remedy), self._examples(files[train:], remedy)
+            records = [_records(path, self.labels()[0], remedy) for path in files]
+            # A file that was cut between two records is told by what the others hold.
+            share = [len(one) * (train if k < train else self.times) for k, one in enumerate(records)]
+            if min(share) < max(share):
+                k = int(np.argmin(share))
+                wanted = max(share) // (train if k < train else self.times)
+                raise DataError(f"{files[k]}: truncated: has {len(records[k])} images, by the other files {wanted}; {remedy}")
+            return self._examples(records[:train]), self._examples(records[train:])
 
         return mapped(make, self, [self.labels()[1], *map(identity, files)], root)
 
@@ -69,9 +78,9 @@ class CifarBinary(PartitionedSource):
             raise DataError(f"{train}: has {len(names)} folders; {remedy}")
         return at_once([listing(train, remedy, names)], [listing(test, remedy, names)], self.view, remedy, root)
 
-    def _examples(self, paths: Sequence[Path], remedy: str) -> Examples:
+    def _examples(self, parts: Sequence[np.ndarray]) -> Examples:
         sizes, which = self.labels()
-        records = np.concatenate([_records(path, sizes, remedy) for path in paths])
+        records = np.concatenate(parts)
         x = self.view.scaled(records[:, len(sizes) :].reshape(-1, 3, 32, 32))
         return Examples({"x": x, "y": torch.from_numpy(records[:, which].astype(np.int64))})
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.partitioned import PartitionedSource
 from fedml_api.data.pictures import View, at_once, listing
+from fedml_core.errors import DataError
 from fedml_core.settings import settings
 from fedml_core.trainer import Examples
 
@@ -35,5 +38,10 @@ class Cinic10(PartitionedSource):
 
     def read(self, root: Path) -> tuple[Examples, Examples]:
         remedy = f"unpack {ARCHIVE} again: train, valid and test belong into {root / 'cinic10'}"
-        *train, test = (listing(folder, remedy, CLASSES, [".png"]) for folder in self.files(root))
+        *train, test = listings = [listing(folder, remedy, CLASSES, [".png"]) for folder in self.files(root)]
+        # Every class has as many images as any other, in every folder: 9,000 in the archive.
+        numbers = {(one.folder / CLASSES[k]): int(n) for one in listings for k, n in enumerate(np.bincount(one.labels))}
+        for folder, number in numbers.items():
+            if number < max(numbers.values()):
+                raise DataError(f"{folder}: has {number:,} images, and other classes have {max(numbers.values()):,}; {remedy}")
         return at_once(train, [test], VIEW, remedy, root)

@@ -18,6 +18,7 @@ from fedml_core.errors import ConfigError, DataError
 from fedml_core.settings import settings
 
 SYSTEM_FOLDER = Path("/usr/lib/R/site-library/modeldata/data")
+REMEDY = "get r-cran-modeldata again, as data/README.md says"
 
 
 @data_sources.register("credit")
@@ -45,9 +46,7 @@ class Credit(TableSource):
         return frame_files(root)
 
     def read(self, root: Path) -> tuple[Columns, np.ndarray]:
-        columns = read_frame("credit_data", root)
-        status = columns.pop("Status")
-        return columns, (status == "bad").astype(np.int64)
+        return labelled("credit_data", "Status", self.groups[2], root)
 
 
 @data_sources.register("lending_club_sample")
@@ -81,9 +80,14 @@ class LendingClubSample(TableSource):
         return frame_files(root)
 
     def read(self, root: Path) -> tuple[Columns, np.ndarray]:
-        columns = read_frame("lending_club", root)
-        status = columns.pop("Class")
-        return columns, (status == "bad").astype(np.int64)
+        return labelled("lending_club", "Class", self.groups[2], root)
+
+
+def labelled(name: str, label: str, groups: Groups, root: Path) -> tuple[Columns, np.ndarray]:
+    """The columns of a data frame that the parties have, and the one that says whether a credit was good or `bad`, as 0 and 1."""
+    columns = read_frame(name, root, [label, *(column for group in groups.values() for column in group)])
+    status = columns.pop(label)
+    return columns, (status == "bad").astype(np.int64)
 
 
 def frame_files(root: Path) -> Sequence[Path]:
@@ -93,10 +97,13 @@ def frame_files(root: Path) -> Sequence[Path]:
     return [folder / "Rdata.rdx", folder / "Rdata.rdb"]
 
 
-def read_frame(name: str, root: Path) -> Columns:
+def read_frame(name: str, root: Path, needed: Sequence[str] = ()) -> Columns:
     """A data frame of an R package, from the files in which R keeps the objects of a package until they are asked for.
 
     `Rdata.rdx` says where in `Rdata.rdb` an object lies; it begins with its length, in four bytes, and how it is compressed.
+
+    Raises:
+        DataError: a file is not there or damaged, or a column that is `needed` is not in it.
     """
     rdata = _rdata()
     where, objects = frame_files(root)
@@ -109,13 +116,18 @@ def read_frame(name: str, root: Path) -> Columns:
     with warnings.catch_warnings():
         # The reader warns of classes that only print otherwise, and of files without a magic number, as these are.
         warnings.simplefilter("ignore")
+        path = where
         try:
-            begin, length = rdata.read_rds(where)["variables"][name]
+            begin, length = map(int, rdata.read_rds(where)["variables"][name])
+            path = objects
             block = objects.read_bytes()[begin : begin + length]
             frame = rdata.conversion.convert(rdata.parser.parse_data(_unpacked(block)))
+            columns = {str(column): _values(frame[column]) for column in frame}
         except Exception as error:  # of whatever kind, in a file that R cannot have written
-            raise DataError(f"{objects}: {name} cannot be read: {error}") from error
-    return {str(column): _values(frame[column]) for column in frame}
+            raise DataError(f"{path}: {name} cannot be read: {error}; {REMEDY}") from error
+    if missing := [column for column in needed if column not in columns]:
+        raise DataError(f"{path}: {name} has no column {', '.join(missing)}; {REMEDY}")
+    return columns
 
 
 def _values(column: Any) -> np.ndarray:

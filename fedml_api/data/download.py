@@ -71,6 +71,13 @@ downloads: dict[str, tuple[Download, ...]] = {
     "femnist": (
         Download(_tff + "fed_emnist.tar.bz2", "sha256:fe1ed5a502cea3a952eb105920bff8cffb32836b5173cb18a57a32c3606f3ea0", "femnist"),
     ),
+    "femnist_digits": (
+        Download(
+            _tff + "fed_emnist_digitsonly.tar.bz2",
+            "sha256:55333deb8546765427c385710ca5e7301e16f4ed8b60c1dc5ae224b42bd5b14b",
+            "femnist_digits",
+        ),
+    ),
     "fed_cifar100": (
         Download(
             _tff + "fed_cifar100.tar.bz2",

@@ -14,6 +14,10 @@ from fedml_core.settings import settings
 from fedml_core.trainer import Examples
 
 SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+FILES = (
+    "the four official files (train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, "
+    "t10k-labels-idx1-ubyte.gz, from github.com/zalandoresearch/fashion-mnist)"
+)
 
 
 @data_sources.register("fashion_mnist")
@@ -39,14 +43,13 @@ class FashionMnist(PartitionedSource):
 
 
 def _examples(image_file: Path, label_file: Path) -> Examples:
-    return read_images(image_file, label_file, classes=10)
+    return read_images(image_file, label_file, 10, f"run: apt-get install --reinstall dataset-fashion-mnist, or get {FILES} again")
 
 
 def _find(name: str, folders: tuple[Path, ...]) -> Path:
     if (found := find_idx(name, folders)) is not None:
         return found
     raise DataError(
-        f"Fashion-MNIST: no {name}.gz in {' or '.join(map(str, folders))}; run: apt-get install dataset-fashion-mnist, or put the "
-        "four official files (train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, "
-        f"t10k-labels-idx1-ubyte.gz, from github.com/zalandoresearch/fashion-mnist) into {folders[0]}"
+        f"Fashion-MNIST: no {name}.gz in {' or '.join(map(str, folders))}; run: apt-get install dataset-fashion-mnist, "
+        f"or put {FILES} into {folders[0]}"
     )

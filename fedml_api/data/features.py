@@ -24,10 +24,13 @@ class Feature:
 
     def fault(self, found: Any) -> str | None:
         """What is wrong with a data set of this feature, in words."""
-        flat = found.shape[1:] == (1,) and self.shape == ()
-        if found.dtype.kind not in KINDS[self.kind] or not found.shape or (found.shape[1:] != self.shape and not flat):
+        shape = found.shape or ()
+        flat = shape[1:] == (1,) and self.shape == ()
+        # Elements of variable length are texts, or else lists.
+        texts = (found.dtype.metadata or {}).get("vlen", str) in (str, bytes)
+        if found.dtype.kind not in KINDS[self.kind] or not texts or not shape or (shape[1:] != self.shape and not flat):
             expected = f"{self.kind} [{', '.join(map(str, ('n', *self.shape)))}]"
-            return f"holds {found.dtype} {list(found.shape)}, not {expected}"
+            return f"holds {found.dtype if texts else 'lists'} {list(shape)}, not {expected}"
         return None
 
 
@@ -114,7 +117,11 @@ class FeatureSplit(ClientSplit):
     def _checked(self, client: str, found: Mapping[str, Any]) -> None:
         """Arrays, or data sets, which take longer to say what they hold."""
         for name, one in found.items():
-            if fault := self._features[name].fault(one):
+            try:
+                fault = self._features[name].fault(one)
+            except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+                fault = f"cannot be read: {error}"
+            if fault:
                 raise self._error(f"{self.place(client)}/{name}", fault)
         if len({one.shape[0] for one in found.values()}) > 1:
             lengths = ", ".join(f"{name}: {one.shape[0]}" for name, one in found.items())

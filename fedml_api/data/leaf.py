@@ -20,7 +20,7 @@ from msgspec import Meta
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.split import ClientSplit, Columns, HeldSplit, file_digest
-from fedml_api.data.vocabulary import Characters, Words, frequent, words_and_marks
+from fedml_api.data.vocabulary import Characters, Words, frequent, widened, words_and_marks
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch
@@ -46,7 +46,7 @@ def read_leaf(folder: Path, remedy: str, counted: bool = True) -> Iterator[tuple
     for path in paths:
         try:
             content = msgspec.json.decode(path.read_bytes())
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise DataError(f"{path}: cannot be read as JSON ({error}); {remedy}") from None
         for user, x, y in _users(content, path, remedy, counted):
             if user in seen:
@@ -127,16 +127,19 @@ class LeafImages(LeafSource):
         return self._columns
 
     def _columns(self, x: list[Any], y: list[Any]) -> Columns:
-        features = np.array(x, np.float32).reshape(len(x), -1) if x else np.empty((0, self.features), np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
+            features = np.array(x, np.float32).reshape(len(x), -1) if x else np.empty((0, self.features), np.float32)
         if features.shape[1] != self.features:
             raise DataError(f"x has {features.shape[1]} numbers, not {self.features}")
         if not np.isfinite(features).all():
             raise DataError("x has what is no finite number")
         labels = np.array(y).reshape(-1)
-        whole = labels.astype(np.int64)
-        if (labels != whole).any() or (len(whole) and not 0 <= whole.min() <= whole.max() < (self.classes or 0)):
-            raise DataError(f"y has {sorted(set(labels.tolist()))[:5]}; classes are 0 to {(self.classes or 0) - 1}")
-        return {"x": features.reshape(-1, *self.shape), "y": whole.astype(np.uint8)}
+        if len(labels) != len(features):
+            raise DataError(f"y has {len(labels)} classes for {len(features)} examples")
+        numbers = labels.dtype.kind in "iuf"
+        if len(labels) and not (numbers and np.isin(labels, np.arange(self.classes or 0)).all()):
+            raise DataError(f"y has {list(dict.fromkeys(map(str, y)))[:5]}; classes are 0 to {(self.classes or 0) - 1}")
+        return {"x": features.reshape(-1, *self.shape), "y": labels.astype(np.uint8)}
 
     def expand(self, columns: Columns) -> Batch:
         return {"x": torch.from_numpy(columns["x"]), "y": torch.from_numpy(columns["y"].astype(np.int64))}
@@ -215,7 +218,7 @@ class LeafShakespeare(LeafSource):
         return columns
 
     def expand(self, columns: Columns) -> Batch:
-        return {name: torch.from_numpy(column.astype(np.int64)) for name, column in columns.items()}
+        return widened(columns)
 
 
 @data_sources.register("sent140")
@@ -255,7 +258,7 @@ class Sent140(LeafSource):
         return columns
 
     def expand(self, columns: Columns) -> Batch:
-        return {name: torch.from_numpy(column.astype(np.int64)) for name, column in columns.items()}
+        return widened(columns)
 
 
 def _words(tweet: Any) -> list[bytes]:

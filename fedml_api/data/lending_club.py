@@ -70,10 +70,9 @@ class LendingClub(TableSource):
 
     def read(self, root: Path) -> tuple[Columns, np.ndarray]:
         (path,) = self.files(root)
+        what = "the file of all accepted loans that Lending Club published until 2019, now on Kaggle"
         if not path.is_file():
-            raise DataError(
-                f"{path} is not there: it is the file of all accepted loans that Lending Club published until 2019, now on Kaggle"
-            )
+            raise DataError(f"{path} is not there: it is {what}")
         names = [name for group in self.groups[2].values() for name in group if name != INCOME]
         numbers = [name for name in names if name not in TEXTS]
         columns = read_csv(
@@ -81,6 +80,7 @@ class LendingClub(TableSource):
             [*TEXTS, "verification_status_joint", "loan_status"],
             [*numbers, "annual_inc", "annual_inc_joint"],
             only=("issue_d", lambda text: text.endswith("2018")),
+            remedy=f"get it again: it is {what}",
         )
         joint = columns["verification_status"] == columns.pop("verification_status_joint")
         columns[INCOME] = np.where(joint, columns.pop("annual_inc_joint"), columns.pop("annual_inc"))

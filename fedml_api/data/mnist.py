@@ -41,7 +41,7 @@ class IdxSource(PartitionedSource):
         return f"run: fedml data get {folder.name}"
 
     def examples(self, images: Path, labels: Path) -> Examples:
-        return read_images(images, labels, classes=10)
+        return read_images(images, labels, 10, self.how_to_get(images.parent))
 
 
 @data_sources.register("mnist")
@@ -78,4 +78,5 @@ class Emnist(IdxSource):
         )
 
     def examples(self, images: Path, labels: Path) -> Examples:
-        return read_images(images, labels, self.classes[self.part], first=int(self.part == "letters"), transposed=True)
+        remedy, first = self.how_to_get(images.parent), int(self.part == "letters")
+        return read_images(images, labels, self.classes[self.part], remedy, first, transposed=True)

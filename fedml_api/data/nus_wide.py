@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +11,13 @@ import numpy as np
 from msgspec import Meta
 
 from fedml_api.data.dataset import DataSource, data_sources
-from fedml_api.data.tables import spread
+from fedml_api.data.tables import check_end, spread
 from fedml_api.data.vertical import VerticalDataset
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
 
 FEATURES = ("CH", "CM55", "CORR", "EDH", "WT")
+REMEDY = "NUS-WIDE is at lms.comp.nus.edu.sg; data/README.md says which files"
 
 
 @data_sources.register("nus_wide")
@@ -67,19 +69,32 @@ class NusWide(DataSource):
 
     def _part(self, folder: Path, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features, tags and labels of the photos that count."""
-        positive, negative, *features, tags = map(_table, self._files(folder, part))
-        positive, negative = positive[:, 0], negative[:, 0]
-        lengths = {len(table) for table in (positive, negative, *features, tags)}
-        if len(lengths) > 1:
-            raise DataError(f"{folder}: the {part} files are of {', '.join(map(str, sorted(lengths)))} photos")
+        tables = {path: _table(path) for path in self._files(folder, part)}
+        longest = max(len(table) for table in tables.values())
+        for path, table in tables.items():
+            if len(table) < longest:
+                raise DataError(f"{path}: is of {len(table)} photos, and other {part} files of {longest}; {REMEDY}")
+        first, second, *features, tags = tables.values()
+        for path, table in list(tables.items())[:2]:
+            if table.shape[1] != 1 or not np.isin(table, (0, 1)).all():
+                raise DataError(f"{path}: is not a label, 0 or 1, in each line; {REMEDY}")
+        positive, negative = first[:, 0], second[:, 0]
         rows = positive + negative == 1
+        if not rows.any():
+            raise DataError(f"{folder}: no {part} photo has one of the labels {self.positive} and {self.negative} alone")
         return np.concatenate(features, axis=1)[rows], tags[rows], positive[rows].astype(np.int64)
 
 
 def _table(path: Path) -> np.ndarray:
     if not path.is_file():
-        raise DataError(f"{path} is not there: NUS-WIDE is at lms.comp.nus.edu.sg; data/README.md says which files")
+        raise DataError(f"{path} is not there: {REMEDY}")
+    check_end(path, REMEDY)
     try:
-        return np.loadtxt(path, ndmin=2)
-    except ValueError as error:
-        raise DataError(f"{path} is no table of numbers: {error}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a table without content
+            table = np.loadtxt(path, ndmin=2, comments=None)
+    except (ValueError, OverflowError, UserWarning) as error:
+        raise DataError(f"{path} is no table of numbers: {error}; {REMEDY}") from None
+    if not np.isfinite(table).all():
+        raise DataError(f"{path} has what is no finite number; {REMEDY}")
+    return table

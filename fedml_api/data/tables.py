@@ -7,9 +7,9 @@ import math
 import sys
 from abc import abstractmethod
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TextIO
 
 import numpy as np
 import torch
@@ -111,44 +111,34 @@ def _features(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def read_csv(
-    path: Path, texts: Sequence[str], numbers: Sequence[str], only: tuple[str, Callable[[str], bool]] | None = None
+    path: Path,
+    texts: Sequence[str],
+    numbers: Sequence[str],
+    only: tuple[str, Callable[[str], bool]] | None = None,
+    remedy: str = "get it again",
 ) -> Columns:
-    """Columns of a CSV file with a header; rows that are shorter than it are left out, and the % at the end of a number.
+    """Columns of a CSV file with a header; rows of one field, which are notes, are left out, and the % at the end of a number.
 
     Args:
         only: a column, and whether a row with this text in it is wanted.
+        remedy: what to do when the file is damaged.
 
     Raises:
-        DataError: it is no text, a column is missing, a number is none, or no row is wanted.
+        DataError: the file is truncated, a column is missing, a number is none, or no row is wanted.
     """
+    check_end(path, remedy)
     found: dict[str, Any] = {name: [] for name in texts} | {name: array("d") for name in numbers}
-    try:
-        _collect(path, found, texts, numbers, only)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is no CSV file: {error}") from None
-    if not any(len(values) for values in found.values()):
-        raise DataError(f"{path} has no rows" + (f" with the right {only[0]}" if only else ""))
-    columns = {name: np.array(found[name], dtype=object) for name in texts}
-    return columns | {name: np.frombuffer(found[name], dtype=np.float64) for name in numbers}
-
-
-def _collect(
-    path: Path,
-    found: Mapping[str, Any],
-    texts: Sequence[str],
-    numbers: Sequence[str],
-    only: tuple[str, Callable[[str], bool]] | None,
-) -> None:
-    """Append the cells of a CSV file to the columns `found`."""
     with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
-        header = [name.strip() for name in next(rows, [])]
+        rows = _rows(file, path, remedy)
+        header = [name.strip() for name in next(rows, (0, []))[1]]
         if missing := [name for name in (*found, *([only[0]] if only else [])) if name not in header]:
-            raise DataError(f"{path} has no column {', '.join(missing)}")
+            raise DataError(f"{path} has no column {', '.join(missing)}; {remedy}")
         column, wanted = (header.index(only[0]), only[1]) if only else (0, lambda text: True)
         text_at = [(header.index(name), found[name]) for name in texts]
         number_at = [(header.index(name), found[name]) for name in numbers]
-        for row in rows:
+        for line, row in rows:
+            if len(row) != len(header) and len(row) > 1:
+                raise DataError(f"{path}, line {line}: has {len(row)} fields, and the header has {len(header)}; {remedy}")
             if len(row) < len(header) or not wanted(row[column].strip()):
                 continue
             for place, values in text_at:
@@ -158,4 +148,37 @@ def _collect(
                 try:
                     values.append(float(text) if text else math.nan)
                 except ValueError:
-                    raise DataError(f"{path}, line {rows.line_num}: {header[place]} is '{text}', which is no number") from None
+                    raise DataError(f"{path}, line {line}: {header[place]} is '{text}', which is no number; {remedy}") from None
+                if text and not math.isfinite(values[-1]):
+                    raise DataError(f"{path}, line {line}: {header[place]} is '{text}', which is no finite number; {remedy}")
+    if not any(len(values) for values in found.values()):
+        raise DataError(f"{path} has no rows" + (f" with the right {only[0]}" if only else "") + f"; {remedy}")
+    columns = {name: np.array(found[name], dtype=object) for name in texts}
+    return columns | {name: np.frombuffer(found[name], dtype=np.float64) for name in numbers}
+
+
+def _rows(file: TextIO, path: Path, remedy: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file, each with the number of its last line."""
+    rows = csv.reader(file)
+    try:
+        for row in rows:
+            yield rows.line_num, row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}, line {rows.line_num + 1}: cannot be read ({error}); {remedy}") from None
+
+
+def check_end(path: Path, remedy: str) -> None:
+    """Of a text file, which would not tell otherwise that its last line is only the beginning of one.
+
+    Raises:
+        DataError: it cannot be read, or does not end with the end of a line.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - 1))
+            last = file.read()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error}); {remedy}") from None
+    if last not in (b"\n", b"\r"):
+        raise DataError(f"{path}: {'truncated: does not end with the end of a line' if last else 'is empty'}; {remedy}")

@@ -12,8 +12,8 @@ from fedml_api.model.mobilenet import MobileNet
 from fedml_api.model.model_spec import ModelSpec, models
 from fedml_api.model.norm import BatchNorm, GroupNorm
 from fedml_api.model.recurrent import CharLSTM, WordLSTM
-from fedml_api.model.resnet import ResNet
-from fedml_api.model.resnet_cifar import ResNetCIFAR
+from fedml_api.model.resnet import ResNet, ResNet18GN
+from fedml_api.model.resnet_cifar import ResNet20, ResNet56, ResNet110, ResNetCIFAR
 from fedml_api.model.segmentation import DeepLabV3, UNet
 from fedml_api.model.text import BagOfWords, BiLSTM
 from fedml_api.model.transformer import WordTransformer
@@ -48,6 +48,10 @@ __all__ = [
     "ModelSpec",
     "ReddiCNN",
     "ResNet",
+    "ResNet18GN",
+    "ResNet20",
+    "ResNet56",
+    "ResNet110",
     "ResNetCIFAR",
     "ResNetInParts",
     "TagRegression",

@@ -18,7 +18,8 @@ class ReddiCNN(ModelSpec):
     """CNN with dropout of Adaptive Federated Optimization: 1,199,882 parameters for 28x28 pixels and 10 classes, 1,206,590 for 62.
 
     conv 3x3, 32 -> conv 3x3, 64 -> max-pool 2 -> dropout 1/4 -> dense 128 -> dropout 1/2 -> dense, ReLU after each of the first
-    two and after the dense layer, no padding. Reddi et al., ICLR 2021, app. C.
+    two and after the dense layer, no padding. From images `[b, channels, height, width]` to logits `[b, classes]`.
+    Reddi et al., ICLR 2021, app. C.
     """
 
     takes: ClassVar[str] = "images [channels, height, width] of at least 6x6 pixels"
@@ -54,7 +55,7 @@ class McMahanCNN(ModelSpec):
 
     conv 5x5, 32 -> max-pool 2 -> conv 5x5, 64 -> max-pool 2 -> dense 512 -> dense, ReLU after each but the last, zero padding that
     keeps the size. With other `channels` than 32 in the first layer, the next two have 2 and 16 times as many; 8 make a network for
-    comparisons on a small machine, 105,194 parameters.
+    comparisons on a small machine, 105,194 parameters. From images `[b, channels, height, width]` to logits `[b, classes]`.
     """
 
     channels: Annotated[int, Meta(ge=1)] = 32

@@ -109,9 +109,10 @@ class _Cells(ModelSpec):
 class DartsSearch(_Cells):
     """The mixture of all cells: 1,930,618 parameters beside the architecture's 224, for 3 channels, 10 classes and 16, 8, 4, 4.
 
-    Every edge is a mixture of `operations`, o(x) = sum_j p_j o_j(x), where p = softmax(alpha) (Liu et al., eq. 2). The parameters
-    `alphas_normal` and `alphas_reduce` are alpha of the edges of either cell, `[edges, operations]`, the edges into the first node
-    first, and each node's by source. `genotype()` of the network reads the cells off.
+    From images `[b, channels, height, width]` to logits `[b, classes]`. Every edge is a mixture of `operations`, o(x) = sum_j p_j
+    o_j(x), where p = softmax(alpha) (Liu et al., eq. 2). The parameters `alphas_normal` and `alphas_reduce` are alpha of the
+    edges of either cell, `[edges, operations]`, the edges into the first node first, and each node's by source. `genotype()` of
+    the network reads the cells off.
 
     Args:
         channels: of the first cells; `layers`: cells; `steps`: nodes of a cell; `multiplier`: how many of them are joined.
@@ -150,7 +151,8 @@ class DartsSearch(_Cells):
 class Darts(_Cells):
     """The network of a genotype: 3,349,342 parameters for darts_v2, 3 channels, 10 classes, 36 and 20, with either norm.
 
-    Without the auxiliary head and the dropping of paths that the paper trains it with.
+    From images `[b, channels, height, width]` to logits `[b, classes]`, without the auxiliary head and the dropping of paths that
+    the paper trains it with.
 
     Args:
         genotype: its cells, or the name of a published one.

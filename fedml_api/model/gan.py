@@ -22,7 +22,8 @@ from fedml_core.trainer.model_trainer import Model
 class GAN(ModelSpec):
     """A generator and a discriminator of one hidden layer each: 419,345 parameters for 28x28 pixels.
 
-    Images `x` are in [0, 1]. Goodfellow et al., Generative Adversarial Nets, NeurIPS 2014, with the loss that does not saturate.
+    Images `x` `[b, channels, height, width]` are in [0, 1]; the output is `[b, 3]`, see `Adversaries`. Goodfellow et al.,
+    Generative Adversarial Nets, NeurIPS 2014, with the loss that does not saturate.
 
     Args:
         noise: numbers that the generator starts from; `hidden`: units of each hidden layer.

@@ -100,6 +100,7 @@ class CNNInParts(InPartsSpec):
     Edge: conv 3x3, `channels` -> max-pool 2 -> these features -> means over a grid of `edge` by `edge` cells -> dense.
     Server: conv 5x5, twice the channels -> max-pool 2 -> dense, 16 times the channels -> dense. ReLU after all but the last.
     28x28 pixels and 10 classes: 1,370 parameters on the edge, 105,066 in the large network.
+    From images `[b, channels, height, width]` to logits `[b, classes]`.
     """
 
     edge: Annotated[int, Meta(ge=1)] = 4
@@ -134,9 +135,9 @@ class CNNInParts(InPartsSpec):
 class ResNetInParts(InPartsSpec):
     """The residual networks of FedGKT: a ResNet-8 on the edge, and a ResNet-55 or ResNet-109 at the server.
 
-    Both halves meet after the first convolution of a ResNet-56 or ResNet-110 of bottlenecks, three stages of 16, 32 and 64 planes
-    and four times as many channels, for images of 32x32 pixels. He, Annavaram and Avestimehr, NeurIPS 2020, section 4; bottlenecks:
-    He, Zhang, Ren and Sun, CVPR 2016.
+    From images `[b, channels, height, width]` to logits `[b, classes]`. Both halves meet after the first convolution of a ResNet-56
+    or ResNet-110 of bottlenecks, three stages of 16, 32 and 64 planes and four times as many channels, for images of 32x32
+    pixels. He, Annavaram and Avestimehr, NeurIPS 2020, section 4; bottlenecks: He, Zhang, Ren and Sun, CVPR 2016.
 
     Edge: conv 3x3, 16 -> these features -> `edge` bottlenecks of the first stage (1: ResNet-5, 2: ResNet-8) -> mean -> dense.
     Server: all bottlenecks -> mean -> dense. 32x32 pixels and 10 classes: 10,586 parameters on the edge; 591,322 in a ResNet-56,

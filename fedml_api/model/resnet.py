@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from fedml_api.model.model_spec import ModelSpec, Shape, models, outputs
-from fedml_api.model.norm import BatchNorm, Norm
+from fedml_api.model.norm import BatchNorm, GroupNorm, Norm
 from fedml_api.model.resnet_cifar import BasicBlock, Bottleneck, as_he_et_al, conv, projected, stages
 from fedml_core.settings import settings
 
@@ -28,7 +28,8 @@ class ResNet(ModelSpec):
     half the resolution of the one before -> mean over pixels -> dense. From images `[b, channels, height, width]` to logits
     `[b, classes]`. He, Zhang, Ren and Sun, CVPR 2016, table 1, with the stride of a bottleneck in its convolution 3x3.
 
-    With `depth=18, norm=group` it is the ResNet-18 that federated CIFAR-100 is measured with (Reddi et al., ICLR 2021).
+    With `depth=18, norm=group` it is the ResNet-18 that federated CIFAR-100 is measured with (Reddi et al., ICLR 2021);
+    `resnet18_gn` is short for that.
 
     Args:
         norm: the paper's is `batch`.
@@ -56,3 +57,12 @@ class ResNet(ModelSpec):
         layers = [nn.Sequential(first, self.norm(64), nn.ReLU(), *pool), *stages(block, 64, sizes, self.norm, projected)]
         head = nn.Linear(512 * block.widening, logits)
         return as_he_et_al(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head))
+
+
+@models.register("resnet18_gn")
+@settings
+class ResNet18GN(ResNet):
+    """`resnet` of depth 18 with group normalisation: from images `[b, channels, height, width]` to logits `[b, classes]`."""
+
+    depth: Literal[18] = 18
+    norm: GroupNorm = GroupNorm()

@@ -54,6 +54,30 @@ class ResNetCIFAR(ModelSpec):
         return as_he_et_al(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, logits)))
 
 
+@models.register("resnet20")
+@settings
+class ResNet20(ResNetCIFAR):
+    """`resnet_cifar` of depth 20: from images `[b, channels, height, width]` to logits `[b, classes]`; 269,722 parameters."""
+
+    depth: Literal[20] = 20
+
+
+@models.register("resnet56")
+@settings
+class ResNet56(ResNetCIFAR):
+    """`resnet_cifar` of depth 56: from images `[b, channels, height, width]` to logits `[b, classes]`; 853,018 parameters."""
+
+    depth: Literal[56] = 56
+
+
+@models.register("resnet110")
+@settings
+class ResNet110(ResNetCIFAR):
+    """`resnet_cifar` of depth 110: from images `[b, channels, height, width]` to logits `[b, classes]`; 1,727,962 parameters."""
+
+    depth: Literal[110] = 110
+
+
 class BasicBlock(nn.Module):
     """relu(f(x) + skip(x)): f is two convolutions 3x3, the first in steps of `stride`. He et al., CVPR 2016, fig. 5, left."""
 

@@ -46,7 +46,10 @@ class OfPhotographs(ModelSpec):
 @models.register("mobilenet_v3")
 @settings
 class MobileNetV3(OfPhotographs):
-    """MobileNetV3: for 1000 classes 5,483,032 parameters if large, 2,542,856 if small. Howard et al., ICCV 2019, tables 1 and 2."""
+    """MobileNetV3: for 1000 classes 5,483,032 parameters if large, 2,542,856 if small. Howard et al., ICCV 2019, tables 1 and 2.
+
+    From images `[b, 3, height, width]` to logits `[b, classes]`.
+    """
 
     size: Literal["large", "small"] = "large"
 
@@ -58,7 +61,10 @@ class MobileNetV3(OfPhotographs):
 @models.register("efficientnet_b0")
 @settings
 class EfficientNetB0(OfPhotographs):
-    """EfficientNet-B0: 5,288,548 parameters for 1000 classes. Tan and Le, ICML 2019, table 1. Blocks are left out at random."""
+    """EfficientNet-B0: 5,288,548 parameters for 1000 classes. Tan and Le, ICML 2019, table 1. Blocks are left out at random.
+
+    From images `[b, 3, height, width]` to logits `[b, classes]`.
+    """
 
     def network(self, available: Any, logits: int) -> nn.Module:
         made: nn.Module = available.efficientnet_b0(num_classes=logits)
@@ -70,7 +76,8 @@ class EfficientNetB0(OfPhotographs):
 class VGG(OfPhotographs):
     """VGG-11, -13, -16 or -19: 132,863,336 parameters at depth 11 and 138,357,544 at depth 16, without `norm`, for 1000 classes.
 
-    Simonyan and Zisserman, ICLR 2015, table 1, columns A, B, D and E; features of another resolution than 7x7 are brought to it.
+    From images `[b, 3, height, width]` to logits `[b, classes]`. Simonyan and Zisserman, ICLR 2015, table 1, columns A, B, D and E;
+    features of another resolution than 7x7 are brought to it.
 
     Args:
         norm: after convolutions; none in the paper.

@@ -71,9 +71,9 @@ def judge(algorithm: Algorithm, state: Tree, session: Session, round: int, setup
         if usual and _shapes(reply.value) != usual:
             log.warning("client %s sent other sums than were asked for: it is left out of what is made of them", id)
         elif usual:
-            table[id] |= setup.trainer.finish(reply.value["sums"])
+            table[id] |= setup.trainer.concluded(reply.value["sums"])
             together = {name: together.get(name, 0) + part for name, part in reply.value["sums"].items()}
-    return Verdicts(table, setup.trainer.finish(together) if together else {})
+    return Verdicts(table, setup.trainer.concluded(together))
 
 
 def _shapes(value: Tree) -> dict[str, tuple[int, ...]] | None:

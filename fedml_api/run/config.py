@@ -36,6 +36,7 @@ class RunConfig:
         rounds, clients_per_round, seed, threads, device, precision: as in `Experiment`.
         evaluate_every: rounds between evaluations; `evaluate_clients`: rounds between evaluations by the clients, 0 for none;
             `checkpoint_every`: rounds between checkpoints.
+        metrics: what to report beside loss and accuracy, such as `[top_5, macro_f1]`: see `fedml_core.trainer.measures.measure`.
         tensorboard: also write event files for TensorBoard into the run folder.
         data_folder: where data sets lie on disk; `runs_folder`: where run folders are made.
     """
@@ -54,6 +55,7 @@ class RunConfig:
     evaluate_every: AtLeastOne = 5
     evaluate_clients: Annotated[int, Meta(ge=0)] = 0
     checkpoint_every: AtLeastOne = 10
+    metrics: tuple[str, ...] = ()
     tensorboard: bool = False
     data_folder: str = "data"
     runs_folder: str = "runs"
@@ -158,12 +160,16 @@ def prepare(config: RunConfig, problems: list[str]) -> Experiment:
             module = attempt(model.build, shape, data.classes)
         if module is not None:
             attempt(check_columns, model, data.global_test.columns, data.classes)
-    if data is None or module is None:
+    trainer = None
+    if "metrics" not in faulty and (trainer := attempt(model.trainer().measuring, *config.metrics)) and data is not None:
+        faults = (one.fault(trainer.classes_of(data.classes or 0)) for one in trainer.measures)
+        problems += [f"metrics: {fault}" for fault in faults if fault]
+    if data is None or module is None or trainer is None:
         raise ConfigError(problems + ([] if "device" in faulty else device_problems(config.device)))
     experiment = Experiment(
         model=module,
         data=data,
-        trainer=model.trainer(),
+        trainer=trainer,
         algorithm=config.algorithm,
         engine=config.engine,
         rounds=config.rounds,

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedml_core import tree
-from fedml_core.errors import TrainerError
+from fedml_core.errors import ConfigError, TrainerError
 from fedml_core.trainer.examples import Batch, Examples
+from fedml_core.trainer.measures import Measure, measured
 from fedml_core.trainer.metrics import by_class, confusion, ratio
 
 Model = Callable[..., Tensor]
 # Rows of an evaluation's first batch, and the most of any; bytes that the widest layer may return, for a CPU's cache and elsewhere.
 FIRST_ROWS, MOST_ROWS = 16, 512
 ROOM, ROOM_OF_A_DEVICE = 8 << 20, 256 << 20
+# Between the name of a chosen metric and that of one of its sums.
+SEPARATOR = "/"
 
 
 class ModelTrainer:
@@ -33,6 +37,8 @@ class ModelTrainer:
     Override `train` (and `test`) instead to keep an imperative PyTorch loop of your own. It runs on every engine; what it cannot
     have is gradient transforms (`LocalSGD(transforms=...)`) and stacking, since the library no longer sees the gradients.
     """
+
+    measures: tuple[Measure, ...] = ()
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """Loss of each example: shape `[b]` for a batch of `b` rows."""
@@ -53,6 +59,47 @@ class ModelTrainer:
     def finish(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """The metrics that `sums` is there for, from sums over all examples, float64."""
         return {}
+
+    def decisions(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits `[n, classes]` of everything that is decided between classes, and which are right: int64 `[n]`.
+
+        A trainer that has decisions can be asked for metrics of them (`measuring`).
+        """
+        raise NotImplementedError
+
+    def classes_of(self, classes: int) -> int:
+        """Between how many classes it decides, for data with so many."""
+        return classes
+
+    def measuring(self, *names: str | Measure, **metrics: object) -> Self:
+        """The same trainer, which also reports these metrics of its `decisions`, federated or not.
+
+        Args:
+            names: see `measures.measure`, e.g. `"top_5"` and `"macro_f1"`.
+            metrics: metrics of torchmetrics by the name to report them under, e.g. `f1=MulticlassF1Score(num_classes=10)`.
+
+        Raises:
+            ConfigError: a metric is unknown, or cannot be made of sums, or the trainer decides nothing between classes.
+        """
+        made = [measured(name if isinstance(name, str) else name.name, name) for name in names]
+        made += [measured(name, metric) for name, metric in metrics.items()]
+        if made and type(self).decisions is ModelTrainer.decisions:
+            raise ConfigError(f"metrics: {type(self).__name__} decides nothing between classes, so that there is nothing to choose")
+        if made and type(self).test is not ModelTrainer.test:
+            raise ConfigError(f"metrics: {type(self).__name__} has a test of its own, which has to find them")
+        other = copy.copy(self)
+        other.measures = tuple({one.name: one for one in (*self.measures, *made)}.values())
+        return other
+
+    def concluded(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """Everything that sums over all examples, as `tally` returns them, say beside means over examples."""
+        own = dict(sums)
+        found: dict[str, float] = {}
+        for one in self.measures:
+            start = one.name + SEPARATOR
+            parts = {name.removeprefix(start): own.pop(name) for name in sums if name.startswith(start)}
+            found |= one.finish(parts) if parts else {}
+        return (self.finish(own) if own else {}) | found
 
     def train(self, model: nn.Module, batches: Iterator[Batch]) -> None:
         """Optional: train `model` in place over `batches`, one pass: they are those of all epochs of this client and round.
@@ -78,14 +125,14 @@ class ModelTrainer:
 
         def end() -> dict[str, float]:
             means = {name: float(total) / len(examples) for name, total in totals.items()}
-            return means | (self.finish(sums) if sums else {})
+            return means | self.concluded(sums)
 
         return end
 
     def tally(
         self, model: nn.Module, examples: Examples, batch_size: int | None = None
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """What `test` finds before it divides: the sums of loss and metrics over `examples`; and those of `sums`, float64."""
+        """What `test` finds before it divides: the sums of loss and metrics over `examples`; and those for `concluded`, float64."""
         totals, sums = self._add_up(model, examples, batch_size)
         return {name: float(total) for name, total in totals.items()}, sums
 
@@ -103,6 +150,11 @@ class ModelTrainer:
                 _add(totals, name, per_example(value, batch, name).double().sum())
             for name, value in self.sums(once, batch, found).items():
                 _add(sums, name, value.double())
+            if self.measures:
+                logits, labels = self.decisions(once, batch)
+                for one in self.measures:
+                    for name, value in one.sums(logits, labels).items():
+                        _add(sums, f"{one.name}{SEPARATOR}{name}", value.double())
 
         training = model.training
         model.eval()
@@ -208,6 +260,9 @@ class Classifier(ModelTrainer):
             found |= {f"top{k}": (higher < k).float() for k in self.top}
         return found
 
+    def decisions(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        return model(batch["x"]), batch["y"]
+
     def sums(self, model: Model, batch: Batch, found: dict[str, Tensor]) -> dict[str, Tensor]:
         if not self.macro:
             return {}
@@ -241,6 +296,10 @@ class NextToken(ModelTrainer):
 
     def metrics(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         return {"accuracy": _mean_of_targets((model(batch["x"]).argmax(dim=2) == batch["y"]).float(), batch["y"])}
+
+    def decisions(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        real = batch["y"] != 0
+        return model(batch["x"])[real], batch["y"][real]
 
     def sums(self, model: Model, batch: Batch, found: dict[str, Tensor]) -> dict[str, Tensor]:
         targets = batch["y"]

@@ -24,6 +24,14 @@ class Tagger(ModelTrainer):
         logits = model(batch["x"])
         return F.binary_cross_entropy_with_logits(logits, batch["y"].to(logits.dtype), reduction="none").mean(dim=1)
 
+    def decisions(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        """For every label of every example, whether it has it: class 1 of two."""
+        yes = model(batch["x"]).flatten().unsqueeze(1)
+        return torch.cat([torch.zeros_like(yes), yes], dim=1), (batch["y"] > 0).long().flatten()
+
+    def classes_of(self, classes: int) -> int:
+        return 2
+
     def sums(self, model: Model, batch: Batch, found: dict[str, Tensor]) -> dict[str, Tensor]:
         logits, actual = model(batch["x"]), batch["y"] > 0
         yes = logits > 0
@@ -45,6 +53,11 @@ class Segmenter(ModelTrainer):
         targets = batch["y"].long()
         losses = F.cross_entropy(model(batch["x"]), targets, reduction="none", ignore_index=VOID)
         return losses.flatten(1).sum(dim=1) / (targets != VOID).flatten(1).sum(dim=1).clamp(min=1)
+
+    def decisions(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        targets = batch["y"].long()
+        real = targets != VOID
+        return model(batch["x"]).movedim(1, -1)[real], targets[real]
 
     def sums(self, model: Model, batch: Batch, found: dict[str, Tensor]) -> dict[str, Tensor]:
         logits, targets = model(batch["x"]), batch["y"].long()

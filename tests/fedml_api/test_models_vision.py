@@ -81,7 +81,7 @@ def test_mobilenets_of_other_widths_and_classes():
     assert count(on_meta(MobileNet(), (3, 32, 32), 10)) == by_hand(classes=10) == 3_217_226
 
 
-@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("depth", [18, 34, 50])
 def test_resnets_compute_what_torchvisions_do(depth):
     torch.manual_seed(0)
     ours, theirs = ResNet(depth).build(PHOTO, 10), getattr(vision.torchvision("models"), f"resnet{depth}")(num_classes=10)

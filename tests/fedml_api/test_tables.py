@@ -173,5 +173,5 @@ def test_nus_wide_in_its_own_format(tmp_path, parties):
     train, test = data.train("images").all()["y"], data.test("images").all()["y"]
     assert [sorted(part.tolist()) for part in (train, test)] == [sorted(kept["Train"]), sorted(kept["Test"])]
     (tmp_path / "nus_wide/NUS_WID_Tags/Test_Tags1k.dat").write_text("1\t0\t\n")
-    with pytest.raises(DataError, match="the Test files are of 1, 20 photos"):
+    with pytest.raises(DataError, match=r"Test_Tags1k\.dat: is of 1 photos, and other Test files of 20"):
         NusWide().load(0, tmp_path)

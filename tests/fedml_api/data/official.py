@@ -34,7 +34,7 @@ def edit_h5(path, change):
         change(file)
 
 
-def femnist(root, clients=4, seed=0):
+def femnist(root, clients=4, seed=0, folder="femnist", stem="fed_emnist", classes=62):
     draw = np.random.default_rng(seed)
     made = []
     for part, size in (("train", 5), ("test", 2)):
@@ -42,12 +42,12 @@ def femnist(root, clients=4, seed=0):
             {
                 f"f{k:04}_{k % 3}": {
                     "pixels": (draw.integers(0, 256, (size + k, 28, 28)) / np.float32(255)).astype(np.float32),
-                    "label": draw.integers(0, 62, size + k).astype(np.int32),
+                    "label": draw.integers(0, classes, size + k).astype(np.int32),
                 }
                 for k in range(clients)
             }
         )
-        h5_file(root / "femnist" / f"fed_emnist_{part}.h5", made[-1])
+        h5_file(root / folder / f"{stem}_{part}.h5", made[-1])
     return made
 
 

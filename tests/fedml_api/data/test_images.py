@@ -15,13 +15,14 @@ draw = np.random.default_rng(0)
 
 
 def cifar(root, folder, train, test, classes):
-    """Ten records a file; returns labels and pixels by file."""
+    """Ten records for testing and fifty in the files for training; returns labels and pixels by file."""
     (root / folder).mkdir()
     made = {}
     for name in (*train, *test):
-        labels = np.stack([np.arange(10) % count for count in classes], axis=1).astype(np.uint8)
-        pixels = draw.integers(0, 256, (10, 3, 32, 32)).astype(np.uint8)
-        (root / folder / name).write_bytes(np.concatenate([labels, pixels.reshape(10, -1)], axis=1).tobytes())
+        count = 10 if name in test else 50 // len(train)
+        labels = np.stack([np.arange(count) % number for number in classes], axis=1).astype(np.uint8)
+        pixels = draw.integers(0, 256, (count, 3, 32, 32)).astype(np.uint8)
+        (root / folder / name).write_bytes(np.concatenate([labels, pixels.reshape(count, -1)], axis=1).tobytes())
         made[name] = labels, pixels
     return made
 

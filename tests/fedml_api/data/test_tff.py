@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedml_api.data import FedCifar100, FedShakespeare, Femnist, StackOverflowLr, StackOverflowNwp
+from fedml_api.data import FedCifar100, FedShakespeare, Femnist, FemnistDigits, StackOverflowLr, StackOverflowNwp
 from fedml_api.data.vocabulary import CHARACTERS, Characters
 from fedml_core.errors import ConfigError, DataError
 from tests.fedml_api.data import official
@@ -29,6 +29,17 @@ def test_femnist_has_the_writers_examples_with_ink_1(tmp_path):
     whole = torch.cat([data.test(client).all()["x"] for client in data.client_ids])
     assert torch.equal(data.global_test.all()["x"], whole)
     assert data.label_counts().tolist() == [np.bincount(raw["label"], minlength=62).tolist() for raw in train.values()]
+
+
+def test_the_digits_of_femnist_have_files_of_their_own_and_ten_classes(tmp_path):
+    files = {"folder": "femnist_digits", "stem": "fed_emnist_digitsonly"}
+    train, _ = official.femnist(tmp_path, classes=10, **files)
+    data = FemnistDigits().load(0, tmp_path)
+    assert (list(data.client_ids), data.classes, data.name) == (list(train), 10, "femnist_digits")
+    assert data.train("f0001_1").all()["y"].tolist() == train["f0001_1"]["label"].tolist()
+    official.femnist(tmp_path, classes=62, **files)
+    with pytest.raises(DataError, match=r"fed_emnist_digitsonly_train\.h5: /examples/.* labels from .*, not from 0 to 9; put"):
+        FemnistDigits().load(0, tmp_path).label_counts()
 
 
 def test_a_client_is_read_when_it_is_looked_at_and_no_other(tmp_path, monkeypatch):
