@@ -74,6 +74,8 @@ class MovieLens(NaturalSource):
         users, user = np.unique(pairs[:, 0], return_inverse=True)
         item = np.unique(pairs[:, 1], return_inverse=True)[1]
         held_out = np.arange(len(pairs)) >= len(tables[0]) if len(tables) > 1 else self._latest(user, item, everything[:, 3])
+        if not held_out.any() or held_out.all():
+            raise DataError(f"{self.present(root)[0]}: nobody has two ratings, one of them for testing; {self.remedy(root)}")
         train, test = (
             HeldSplit(
                 {
