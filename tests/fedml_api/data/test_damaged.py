@@ -19,9 +19,9 @@ from tests.fedml_api.data import official, sources
 from tests.fedml_api.data.sources import DRAWN, ELSEWHERE, SOURCES, everything, made, written
 
 # Mutations of each data set; with another SEED they are others.
-MUTATIONS, SEED = 12, 0
+MUTATIONS, SEED = 6, 0
 # Files looked at one by one, of data sets that have many.
-MOST = 4
+MOST = 3
 REMEDY = r"(run: |put |get |unpack |is at |it is the file |lower |ask for |write it )"
 
 
@@ -122,7 +122,7 @@ def test_a_file_that_was_cut_is_never_read_as_if_it_were_whole(whole, tmp_path):
     source, files, content = whole
     for path in some(files):
         kept = path.read_bytes()
-        for end in (0, 1, len(kept) // 50, len(kept) // 2, len(kept) * 9 // 10, len(kept) - 2, len(kept) - 1):
+        for end in (0, len(kept) // 50, len(kept) // 2, len(kept) - 2, len(kept) - 1):
             while end > 1 and kept[end - 1 : end] == b"\n":
                 end -= 1
             path.write_bytes(kept[:end])
