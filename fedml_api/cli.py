@@ -21,7 +21,7 @@ from fedml_core.errors import FedMLError
 if TYPE_CHECKING:
     from fedml_api.run.folder import RunFolder
 
-KINDS = ["algorithms", "data", "models", "engines", "runs"]
+KINDS = ["algorithms", "data", "partitions", "models", "engines", "runs"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -219,8 +219,15 @@ def _choices(kind: str) -> list[dict[str, Any]]:
     from fedml_api.data import data_sources
     from fedml_api.model import models
     from fedml_core.federation import algorithms, engines
+    from fedml_core.partition import partitioners
 
-    registry: Any = {"algorithms": algorithms, "data": data_sources, "models": models, "engines": engines}[kind]
+    registry: Any = {
+        "algorithms": algorithms,
+        "data": data_sources,
+        "partitions": partitioners,
+        "models": models,
+        "engines": engines,
+    }[kind]
     return [{"name": name, "about": (registry[name].__doc__ or "").strip().splitlines()[0]} for name in registry]
 
 

@@ -1,4 +1,4 @@
-"""The comparison of data sets: its configurations build, what was found is kept, and figures are those of runs and of labels."""
+"""The comparison of data sets: its configurations build, what was found is kept, and guesses are what they say."""
 
 import json
 
@@ -8,9 +8,7 @@ import torch
 
 from experiments.data import table
 from fedml_api.data import FederatedDataset
-from fedml_api.run.config import read_config
 from fedml_api.run.folder import list_runs
-from fedml_core.settings import to_plain
 from fedml_core.trainer import Examples
 
 
@@ -18,40 +16,49 @@ from fedml_core.trainer import Examples
 def test_every_case_makes_a_configuration_and_one_for_one_place(case):
     config = table.configured(case, [])
     assert config.name == case.name
-    alone, problems = read_config(table.HERE / f"{case.name}.yaml", table.in_one_place(config, 12_345))
-    assert not problems
+    assert case.guess in table.GUESSES
+    alone = table.configured(case, table.in_one_place(case, 123_456))
     assert alone.data.clients == alone.clients_per_round == 1
     assert alone.algorithm.local.epochs is None
-    seen = alone.rounds * alone.algorithm.local.steps * alone.algorithm.local.batch_size
-    assert abs(seen - 12_345) <= alone.rounds * alone.algorithm.local.batch_size / 2
-    changed = {"name", "data.clients", "data.regroup", "clients_per_round", "algorithm.local.epochs", "algorithm.local.steps"}
-    before, after = flat(to_plain(config)), flat(to_plain(alone))
-    assert {key for key in before | after if before.get(key) != after.get(key)} <= changed
+    assert (alone.model, alone.rounds, alone.seed) == (config.model, config.rounds, config.seed)
+    most = alone.rounds * alone.algorithm.local.batch_size
+    assert abs(alone.algorithm.local.steps * most - 123_456) <= most / 2
 
 
-def flat(plain, above=""):
-    """Settings by their path, as in an override."""
-    found = {f"{above}{key}": value for key, value in plain.items() if not isinstance(value, dict)}
-    for key, inner in plain.items():
-        found |= flat(inner, f"{above}{key}.") if isinstance(inner, dict) else {}
-    return found
+def spread(train, test, classes=None):
+    """Columns over two clients, half of the rows each."""
+    whole, half = Examples(train), len(train["y"]) // 2
+    parts = {"a": np.arange(half), "b": np.arange(half, len(whole))}
+    return FederatedDataset(whole, Examples(test), parts, classes=classes)
 
 
-@pytest.mark.parametrize(
-    ("train", "test", "expected"),
-    [
-        ([2, 1, 2, 0], [2, 1, 1, 0, 2], 2 / 5),  # by test labels alone, 1 would be as good
-        ([[5, 5, 0, 0], [6, 0, 0, 0]], [[5, 6, 5, 0], [6, 6, 6, 0]], 2 / 6),  # 0 pads: it is neither guessed nor counted
-    ],
-    ids=["classes", "tokens"],
-)
-def test_a_guess_is_the_most_frequent_label_of_training(train, test, expected):
-    def examples(y):
-        return Examples({"x": torch.zeros(len(y), 1), "y": torch.tensor(y)})
+def labels(train, test, classes):
+    return spread(*({"x": torch.zeros(len(y), 1), "y": torch.tensor(y)} for y in (train, test)), classes)
 
-    half = len(train) // 2
-    parts = {"a": np.arange(half), "b": np.arange(half, len(train))}
-    assert table.guessed(FederatedDataset(examples(train), examples(test), parts, classes=10)) == pytest.approx(expected)
+
+def test_a_guess_is_the_most_frequent_class_of_training():
+    data = labels([2, 1, 2, 0], [2, 1, 1, 0, 2], 10)  # by test labels, 1 would be as good
+    assert table.GUESSES["most frequent class"](data) == pytest.approx(2 / 5)
+
+
+def test_a_guess_is_the_most_frequent_token_that_is_a_word():
+    data = labels([[5, 5, 0, 0], [6, 0, 0, 9], [9, 9, 9, 0]], [[5, 6, 5, 0], [6, 6, 9, 9]], 10)
+    assert table.GUESSES["most frequent token"](data) == pytest.approx(2 / 7)
+    data.special = (-1,)
+    assert table.GUESSES["most frequent token"](data) == pytest.approx(2 / 5)
+
+
+def test_a_guess_is_the_mean_of_the_item_or_of_all():
+    train = {"x": torch.tensor([[0], [0], [1], [1]]), "y": torch.tensor([1.0, 3.0, 4.0, 4.0])}
+    test = {"x": torch.tensor([[0], [1], [2]]), "y": torch.tensor([2.0, 3.0, 5.0])}
+    errors = [2 - 2, 4 - 3, 3 - 5]
+    assert table.GUESSES["mean of the item"](spread(train, test)) == pytest.approx((sum(e * e for e in errors) / 3) ** 0.5)
+
+
+def test_a_guess_is_the_distance_from_the_mean():
+    test = {"x": torch.tensor([[3.0, 0], [-1, 1], [0, -2], [1, 0]]), "y": torch.tensor([1, 1, 0, 0])}
+    train = {name: part[2:] for name, part in test.items()}
+    assert table.GUESSES["distance from the mean"](spread(train, test)) == pytest.approx(3 / 4)
 
 
 @pytest.fixture
@@ -75,7 +82,7 @@ def test_what_was_found_is_kept_and_what_was_interrupted_goes_on(two_rounds, tmp
     assert (folder / "curves.png").stat().st_size > 0
     assert f"| **{federated['last']:.3f}** | {central['last']:.3f} |" in capsys.readouterr().out
 
-    (interrupted,) = [run for run in list_runs(folder) if "central" in run.path.name]
+    (interrupted,) = [run for run in list_runs(folder) if "pooled" in run.path.name]
     (interrupted.path / "result.json").unlink()
     table.main(arguments)
     err = capsys.readouterr().err

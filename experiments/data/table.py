@@ -13,7 +13,7 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +25,12 @@ from matplotlib.figure import Figure
 
 from fedml_api import cli
 from fedml_api.data.dataset import Dataset
-from fedml_api.data.natural import NaturalSource
 from fedml_api.run.config import RunConfig, prepare, read_config
 from fedml_api.run.experiment import Row
 from fedml_api.run.folder import RunFolder, list_runs
 from fedml_core.errors import ConfigError, FedMLError
 from fedml_core.files import write_atomic
+from fedml_core.trainer.auc import auc as exact_auc
 
 HERE = Path(__file__).parent
 Found = dict[str, Any]
@@ -40,21 +40,41 @@ class Case(NamedTuple):
     """A configuration beside this file.
 
     Attributes:
-        metric: what is compared, on the global test set; `guess`: a function of the data set which says what needs no network.
-        seeds: how many runs with different seeds there are, unless fewer are asked for.
+        metric: what is compared, of the global test set; `clients`: of the clients' own models on their own test examples instead.
+        guess: what needs no network, one of `GUESSES`; `seeds`: how many runs there are, unless fewer are asked for.
+        pooled: overrides which put all examples into one place.
     """
 
     name: str
     metric: str = "accuracy"
     guess: str = "most frequent class"
     seeds: int = 3
+    clients: bool = False
+    pooled: tuple[str, ...] = ("data.clients=1",)
 
 
+MERGED = ("data.clients=1", "data.regroup=merge")
 CASES = (
     Case("fashion_mnist"),
     Case("mnist5k"),
     Case("digits"),
-    Case("shakespeare_roles", "token_accuracy", "most frequent character", seeds=1),
+    Case("adult", pooled=("data={name: adult_horizontal, clients: 1, partition: iid}",)),
+    Case("newsgroups"),
+    Case("shakespeare_roles", "token_accuracy", "most frequent token", seeds=1, pooled=MERGED),
+    Case("sotu", "word_accuracy", "most frequent token", seeds=1, pooled=MERGED),
+    Case("motes", "auc", "distance from the mean", pooled=MERGED),
+    Case(
+        "movielens",
+        "rmse",
+        "mean of the item",
+        clients=True,
+        pooled=(
+            *MERGED,
+            "data.users=true",
+            "algorithm={name: fedavg, local: {lr: 0.05, batch_size: 20, weight_decay: 0.0002}}",
+            "evaluate_clients=0",
+        ),
+    ),
 )
 
 
@@ -88,47 +108,75 @@ def _existing(config: RunConfig) -> RunFolder | None:
     return next((folder for folder in list_runs(parent) if folder.config == config), None) if parent.exists() else None
 
 
-def in_one_place(config: RunConfig, examples: int) -> list[str]:
+def in_one_place(case: Case, examples: int) -> list[str]:
     """What makes of a configuration one client that has all examples, and sees so many of them in as many rounds."""
-    local = config.algorithm.local  # type: ignore[attr-defined]
-    steps = max(1, round(examples / (config.rounds * local.batch_size)))
-    merge = ["data.regroup=merge"] if isinstance(config.data, NaturalSource) else []
-    name = f"name={config.name}-central"
-    return [name, "data.clients=1", *merge, "clients_per_round=1", "algorithm.local.epochs=null", f"algorithm.local.steps={steps}"]
+    found = [f"name={case.name}-pooled", "clients_per_round=1", *case.pooled]
+    config = configured(case, found)
+    batch = config.algorithm.local.batch_size  # type: ignore[attr-defined]
+    steps = max(1, round(examples / (config.rounds * batch)))
+    return [*found, "algorithm.local.epochs=null", f"algorithm.local.steps={steps}"]
 
 
-def guessed(data: Dataset) -> float:
-    """The accuracy of always the most frequent label of the training examples: the class, or the token to come (0 is padding)."""
+def most_frequent(data: Dataset, special: Sequence[int] = ()) -> float:
+    """The accuracy of always the most frequent label of the training examples, those that are `special` left out."""
     labels = torch.cat([data.train(client).all()["y"].flatten() for client in data.client_ids])
     tests = data.global_test.all()["y"].flatten()
-    if data.global_test.columns["y"].dim() > 1:
-        labels, tests = labels[labels != 0], tests[tests != 0]
+    labels, tests = (part[~torch.isin(part, torch.tensor(special))] for part in (labels, tests))
     return float((tests == labels.bincount().argmax()).double().mean())
+
+
+def most_frequent_token(data: Dataset) -> float:
+    """Padding, 0, and tokens that are no words (see `NextToken`) are left out."""
+    return most_frequent(data, [0, *(token % (data.classes or 1) for token in getattr(data, "special", ()))])
+
+
+def mean_of_item(data: Dataset) -> float:
+    """The root mean squared error of every item's mean rating in training; of all ratings', where it has none."""
+    parts = [data.train(client).all() for client in data.client_ids]
+    items, ratings = (torch.cat([part[name].double() for part in parts]) for name in ("x", "y"))
+    test = data.global_test.all()
+    held, size = test["x"][:, -1], int(max(items.max(), test["x"].max())) + 1
+    counts, totals = (torch.bincount(items[:, -1].long(), weights, size) for weights in (None, ratings))
+    means = torch.where(counts > 0, totals / counts.clamp(min=1), ratings.mean())
+    return float((means[held] - test["y"]).square().mean().sqrt())
+
+
+def distance_from_mean(data: Dataset) -> float:
+    """The area under the ROC curve of how far standardised readings are from their mean."""
+    test = data.global_test.all()
+    return exact_auc(test["x"].flatten(1).square().sum(dim=1), test["y"])
+
+
+GUESSES: dict[str, Callable[[Dataset], float]] = {
+    "most frequent class": most_frequent,
+    "most frequent token": most_frequent_token,
+    "mean of the item": mean_of_item,
+    "distance from the mean": distance_from_mean,
+}
 
 
 def measured(case: Case, seed: int, folder: Path) -> Iterator[Found]:
     """Clients and one place, with the same network and as many examples."""
     common = [f"seed={seed}", f"runs_folder={folder}"]
-    config = configured(case, common)
-    experiment = prepare(config, [])
+    experiment = prepare(configured(case, common), [])
     base = {
         "data": case.name,
         "metric": case.metric,
         "seed": seed,
-        "guess": guessed(experiment.data),
+        "guess": GUESSES[case.guess](experiment.data),
         "clients": len(experiment.data.client_ids),
         "parameters": sum(part.numel() for part in experiment.model.parameters() if part.requires_grad),
     }
     federated = carried_out(case, common)
-    yield base | told(case, "federated", federated)
+    yield base | told(federated, "federated", f"{'client' if case.clients else 'test'}_{case.metric}")
     examples = sum(row.get("examples", 0) for row in federated.rows)
-    yield base | told(case, "in one place", carried_out(case, [*common, *in_one_place(config, examples)]))
+    pooled = carried_out(case, [*in_one_place(case, examples), *common])
+    yield base | told(pooled, "in one place", f"test_{case.metric}")
 
 
-def told(case: Case, how: str, folder: RunFolder) -> Found:
+def told(folder: RunFolder, how: str, name: str) -> Found:
     """A run in a few numbers."""
     rows: list[Row] = folder.rows
-    name = f"test_{case.metric}"
     curve = [[row["round"], row[name]] for row in rows if name in row]
     return {
         "how": how,

@@ -34,6 +34,7 @@ from fedml_api.data.partitioned import PartitionedSource
 from fedml_api.data.pictures import View
 from fedml_api.data.reddit import Reddit
 from fedml_api.data.roles import ShakespeareRoles
+from fedml_api.data.rotten_tomatoes import RottenTomatoes
 from fedml_api.data.saved import Saved, save_partition, save_partition_of
 from fedml_api.data.sotu import Sotu
 from fedml_api.data.sst2 import Sst2
@@ -97,6 +98,7 @@ __all__ = [
     "PubMed",
     "Reddit",
     "RoomOccupancy",
+    "RottenTomatoes",
     "Saved",
     "Sent140",
     "ShakespeareRoles",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,35 +37,45 @@ class Images:
         """float32 `[n, channels, height, width]`.
 
         Raises:
-            DataError: one cannot be read, is no image, or is of another shape than the first one.
+            DataError: one cannot be read, is no image, or is not like the first of all.
         """
-        found: list[Tensor] = []
-        for row in rows:
-            try:
-                one = self._one(row)
-            except FedMLError as error:
-                raise DataError(f"{self.name}: image {row}: {error}") from None
-            except Exception as error:  # of another library, about files that it has found
-                raise DataError(f"{self.name}: image {row} cannot be read ({type(error).__name__}: {error})") from error
-            if one.shape != (found or [one])[0].shape:
-                raise self._unlike(row, one, rows[0], list(found[0].shape))
-            found.append(one)
-        return torch.stack(found)
+        pixels = np.stack([self._alike(row) for row in rows]) if len(rows) else self._first[None][:0]
+        return _scaled(pixels) if self.view is None else self.view.scaled(pixels)
 
-    def _one(self, row: int) -> Tensor:
+    @cached_property
+    def _first(self) -> np.ndarray:
+        return self._read(0)
+
+    def _alike(self, row: int) -> np.ndarray:
+        one, first = self._read(row), self._first
+        if (one.shape, one.dtype) == (first.shape, first.dtype):
+            return one
+        shapes = f"{list(one.shape)} of {one.dtype}, and image 0 {list(first.shape)} of {first.dtype}"
+        raise DataError(f"{self.name}: image {row} has the shape {shapes}; say to which size they are brought: view.size=...")
+
+    def _read(self, row: int) -> np.ndarray:
+        try:
+            return self._one(row)
+        except FedMLError as error:
+            raise DataError(f"{self.name}: image {row}: {error}") from None
+        except Exception as error:  # of another library, about files that it has found
+            raise DataError(f"{self.name}: image {row} cannot be read ({type(error).__name__}: {error})") from error
+
+    def _one(self, row: int) -> np.ndarray:
+        """uint8, or numbers of another type, `[channels, height, width]`."""
         image = self.image(row)
         if hasattr(image, "getbands"):
             if self.view is not None:
-                return self.view.scaled(self.view.pixels(image)[None])[0]
-            return _scaled(channels_first(with_channels(image, self._channels(image))))
+                return self.view.pixels(image)
+            return channels_first(with_channels(image, self._channels(image)))
         if self.view is not None:
             raise DataError(f"is a {type(image).__name__} and no Pillow image, of which alone there are views; leave out view")
         if isinstance(image, Tensor) and image.dim() in (2, 3):  # as torchvision has them, channels first
-            return _scaled(image.numpy() if image.dim() == 3 else image.numpy()[None])
+            return image.numpy() if image.dim() == 3 else image.numpy()[None]
         array = np.asarray(image)
         if array.ndim not in (2, 3) or array.dtype.kind not in "uif" or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
             raise DataError(f"is no image of [height, width] or [height, width, channels]: {array.dtype} {list(array.shape)}")
-        return _scaled(array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1)))
+        return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
     def _channels(self, image: Any) -> int:
         return 1 if image.mode in ("1", "L", "LA", "I", "F") else 3
@@ -73,30 +84,13 @@ class Images:
         """All of them; `about` tells them from others, if they are only made `lazily`."""
         if not lazily:
             return self.make(range(self.count))
-        first = self.make([0])
-        rows = Rows(tuple(first.shape[1:]), self._checked(tuple(first.shape[1:])), f"{about} {self.view} {self.count}")
-        return Decoded(rows, torch.arange(self.count))
-
-    def _checked(self, shape: tuple[int, ...]) -> Callable[[list[int]], Tensor]:
-        def make(rows: list[int]) -> Tensor:
-            if not rows:
-                return torch.empty(0, *shape)
-            found = self.make(rows)
-            if found.shape[1:] != shape:
-                raise self._unlike(rows[0], found[0], 0, list(shape))
-            return found
-
-        return make
-
-    def _unlike(self, row: int, one: Tensor, other: int, shape: list[int]) -> DataError:
-        shapes = f"{list(one.shape)}, and image {other} {shape}"
-        return DataError(f"{self.name}: image {row} has the shape {shapes}; say to which size they are brought: view.size=...")
+        return Decoded(Rows(self._first.shape, self.make, f"{about} {self.view} {self.count}"), torch.arange(self.count))
 
 
-def _scaled(image: np.ndarray) -> Tensor:
-    """float32 `[channels, height, width]`: bytes are brought to [0, 1], other numbers stay what they are."""
-    tensor = torch.from_numpy(np.array(image)).to(torch.float32)
-    return tensor.div_(255) if image.dtype == np.uint8 else tensor
+def _scaled(images: np.ndarray) -> Tensor:
+    """float32: bytes are brought to [0, 1], other numbers stay what they are."""
+    found = torch.from_numpy(images).to(torch.float32)
+    return found.div_(255) if images.dtype == np.uint8 else found
 
 
 def labelled(x: Tensor, labels: Any, name: str, classes: int | None = None) -> Examples:

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from msgspec import Meta
 
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.hdf5 import DAMAGE, holds, open_h5
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.split import ClientSplit, Columns, HeldSplit
-from fedml_api.data.vocabulary import Words, frequent, words_and_marks
+from fedml_api.data.vocabulary import Words, frequent, widened, words_and_marks
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch
@@ -75,7 +74,7 @@ class FedNlp(NaturalSource):
         return halves[0], halves[1]
 
     def expand(self, columns: Columns) -> Batch:
-        return {name: torch.from_numpy(column.astype(np.int64)) for name, column in columns.items()}
+        return widened(columns)
 
     def _examples(self, path: Path, wanted: Sequence[int], remedy: str) -> dict[int, tuple[list[bytes], int]]:
         """The words and the label of the examples of these indices."""

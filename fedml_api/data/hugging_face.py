@@ -46,7 +46,7 @@ class HuggingFace(PartitionedSource):
         config: which of the configurations of a data set on the hub.
         data_files: files below the data folder, by part, e.g. data_files.train=a.parquet.
         features: the columns that become `x`; `label`: the column of classes, numbers or texts, which are numbered in their order.
-        client: a column that says whose a row is; then these are the clients, and `clients` and `partition` count for nothing.
+        client: a column that says whose a row is; then these are the clients, of the test rows as well, and nothing is partitioned.
         train_split, test_split: what the parts are called; if there is no test part, `test` is the fraction of rows, the same of
             every class, in every run the same rows, that are held out.
         view: how images become squares of one size; None if they are of one size already.
@@ -66,6 +66,12 @@ class HuggingFace(PartitionedSource):
     view: View | None = None
     tokens: bool = False
     lazily: bool = False
+
+    def problems(self) -> list[str]:
+        given = [name for name in ("clients", "partition", "skew") if getattr(self, name) != getattr(HuggingFace, name)]
+        if self.client and given:
+            return [f"client = {self.client!r}: the clients are those of this column; leave out {' and '.join(given)}, or client"]
+        return []
 
     def read(self, root: Path) -> tuple[Examples, Examples]:
         train, test, _, _ = self._read(root)
@@ -245,7 +251,7 @@ def from_hugging_face(
     label: str = "label",
     *,
     client: str = "",
-    clients: int = 100,
+    clients: int | None = None,
     partition: Partitioner | None = None,
     train_split: str = "train",
     test_split: str = "test",

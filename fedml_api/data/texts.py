@@ -30,8 +30,8 @@ Labelled = Sequence[tuple[str, int]]
 class TextSource(PartitionedSource):
     """Texts of one class each; registering a class that can `read_texts` adds one.
 
-    The vocabulary is of the training texts: their most frequent words in lower case, punctuation marks being words, ties in the
-    order of the alphabet.
+    The vocabulary is of the training texts, those for `validation` included: their most frequent words in lower case, punctuation
+    marks being words, ties in the order of the alphabet.
 
     Args:
         form: `tokens`: `x` int64 `[n, steps]`, 0 pads, 1 to `words` - 2 are the vocabulary, and the number after that is any other
@@ -44,12 +44,17 @@ class TextSource(PartitionedSource):
     words: Annotated[int, Meta(ge=3, le=60_000)] = 10_000
     steps: Annotated[int, Meta(ge=1)] = 64
 
+    def problems(self) -> list[str]:
+        if self.skew is not None and self.form == "tokens":
+            return ["skew: tokens are numbers of words, which cannot be skewed; leave it out, or ask for form = 'tfidf'"]
+        return []
+
     @abstractmethod
     def read_texts(self, root: Path) -> tuple[Labelled, Labelled]:
         """Training and test texts with their classes, from 0."""
 
     def read(self, root: Path) -> tuple[Examples, Examples]:
-        plain = {name: value for name, value in to_plain(self).items() if name not in ("clients", "partition", "validation")}
+        plain = {name: value for name, value in to_plain(self).items() if name not in PartitionedSource.__dataclass_fields__}
         return mapped(lambda: self._examples(root), self, [plain, *map(identity, self.present(root))], root)
 
     def _examples(self, root: Path) -> tuple[Examples, Examples]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import sys
 from pathlib import Path
@@ -111,6 +112,7 @@ def safe(name: str) -> Any:
     return found
 
 
+@functools.cache
 def _unpickles(module: str) -> bool:
     """Whether code in a module of torchvision unpickles; MNIST's does for one old folder only, which `read` looks for."""
     if module == "torchvision.datasets.mnist":
@@ -125,7 +127,7 @@ def from_torchvision(
     train: Any,
     test: Any = None,
     *,
-    clients: int = 100,
+    clients: int | None = None,
     partition: Partitioner | None = None,
     held_out: float = 0.2,
     view: View | None = None,
@@ -138,6 +140,7 @@ def from_torchvision(
     Args:
         train, test: images are Pillow's, or what the data set's own transform makes of them: tensors `[channels, height, width]`,
             of which bytes are brought to [0, 1] and other numbers stay; or arrays `[height, width, channels]`.
+        clients, partition: as in `PartitionedSource`.
         held_out: fraction of `train` that is the test set, if there is no `test`.
         view, lazily: as in `TorchvisionSet`; a transform that draws at random is drawn once if not `lazily`, and else in every use.
 

@@ -125,6 +125,11 @@ def next_tokens(columns: Columns) -> Batch:
     return {"x": tokens[:, :-1], "y": tokens[:, 1:]}
 
 
+def widened(columns: Columns) -> Batch:
+    """Columns of small whole numbers, as the int64 that networks take."""
+    return {name: torch.from_numpy(column.astype(np.int64)) for name, column in columns.items()}
+
+
 def words_and_marks(text: str) -> list[bytes]:
     """The words and the punctuation marks of a text, in lower case."""
     return [word.encode() for word in re.findall(r"[\w']+|[.,!?;]", text.lower())]

@@ -40,7 +40,7 @@ feature_skews: Registry[FeatureSkew] = Registry("feature skew", FeatureSkew)
 class Noise(FeatureSkew):
     """Client k = 1 .. K adds Gaussian noise of mean 0 and variance sigma k / K to each number: the last one sees worst.
 
-    Li et al., Federated Learning on Non-IID Data Silos, ICDE 2022, sec. 4.2.
+    Li et al., Federated Learning on Non-IID Data Silos, ICDE 2022.
 
     Args:
         sigma: in the square of the inputs' unit.

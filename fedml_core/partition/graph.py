@@ -7,7 +7,7 @@ import numpy as np
 from fedml_core.rng import rng
 
 
-def communities(edges: np.ndarray, nodes: int, seed: int) -> np.ndarray:
+def communities(edges: np.ndarray, nodes: int, seed: int, resolution: float = 1.0) -> np.ndarray:
     """The community of each node, int64 `[nodes]` from 0: a partition whose modularity no move of a node or a community raises.
 
     The Louvain method: nodes in random order move to the neighbouring community that raises modularity most, until none does; then
@@ -15,6 +15,8 @@ def communities(edges: np.ndarray, nodes: int, seed: int) -> np.ndarray:
 
     Args:
         edges: int `[m, 2]`, undirected; one that is listed twice, in whatever direction, weighs twice.
+        resolution: how much the expected number of edges counts against those there are; the larger, the more communities
+            (Reichardt and Bornholdt, Phys. Rev. E 74, 2006).
     """
     random = rng(seed, "communities")
     found = np.arange(nodes)
@@ -23,7 +25,7 @@ def communities(edges: np.ndarray, nodes: int, seed: int) -> np.ndarray:
         for a, b in ((one, other), (other, one)):  # a loop counts twice, as it does in its node's degree
             weights[a][b] = weights[a].get(b, 0.0) + 1.0
     while True:
-        moved = _moved(weights, random)
+        moved = _moved(weights, random, resolution)
         names, place = np.unique(moved, return_inverse=True)
         found = place[found]
         if len(names) == len(weights):
@@ -43,7 +45,7 @@ def modularity(edges: np.ndarray, found: np.ndarray) -> float:
     return float(inside.mean() - ((degrees / (2 * len(edges))) ** 2).sum())
 
 
-def _moved(weights: list[dict[int, float]], random: np.random.Generator) -> np.ndarray:
+def _moved(weights: list[dict[int, float]], random: np.random.Generator, resolution: float) -> np.ndarray:
     """The community of each node when no move of one raises modularity."""
     degrees = [sum(neighbours.values()) for neighbours in weights]
     total = sum(degrees)
@@ -58,7 +60,7 @@ def _moved(weights: list[dict[int, float]], random: np.random.Generator) -> np.n
                 if other != node:
                     towards[place[other]] = towards.get(place[other], 0.0) + weight
             held[place[node]] -= degrees[node]
-            gain = {there: weight - degrees[node] * held[there] / total for there, weight in towards.items()}
+            gain = {there: weight - resolution * degrees[node] * held[there] / total for there, weight in towards.items()}
             best = max(gain, key=gain.__getitem__)
             # Rounding must not move a node to and fro.
             if gain[best] > gain[place[node]] + 1e-9 * total / len(weights):

@@ -179,10 +179,9 @@ class Classes(Partitioner):
             holders = np.flatnonzero(held[:, c])
             try:
                 counts[holders, c] = self.sizes.draw(size, len(holders), random)
-            except ConfigError:
+            except ConfigError as error:
                 raise ConfigError(
-                    f"class {classes[c]}: {size} examples do not suffice for the {len(holders)} clients that have this class; "
-                    "lower clients, classes_per_client or the minimum of sizes, or use more data"
+                    f"class {classes[c]}, {size} examples of which {len(holders)} clients have some: {error}"
                 ) from None
         return deal(labels, counts, random)
 

@@ -24,7 +24,7 @@ class Semantic(Partitioner):
     clients so that the sum of squared distances between the cluster's mean and the mean of what the client holds is least
     (Hungarian algorithm). Clients that remain empty get an example of the largest one.
 
-    Yuan et al., What Do We Mean by Generalization in Federated Learning?, ICLR 2022, sec. 4.2; they embed images with a pretrained
+    Yuan et al., What Do We Mean by Generalization in Federated Learning?, ICLR 2022; they embed images with a pretrained
     network, and compare mixtures of Gaussians. The last bits of the projection differ between processors, so that a partition may:
     save it where that matters.
 
@@ -66,8 +66,8 @@ class Semantic(Partitioner):
         features = columns[self.by].reshape(len(columns[self.by]), -1).astype(np.float64)
         if not np.isfinite(features).all():
             raise ConfigError(f"by = '{self.by}': has what is no finite number; use another column")
+        features /= np.abs(features).max(initial=0.0) or 1.0  # first, so that no sum of the largest numbers overflows
         features -= features.mean(axis=0)
-        features /= np.abs(features).max(initial=0.0) or 1.0
         axes = np.linalg.eigh(features.T @ features)[1][:, ::-1][:, : self.dimensions]
         return np.asarray(features @ axes)
 

@@ -80,7 +80,7 @@ class Quantity(SizeLaw):
 class Lognormal(SizeLaw):
     """Heavy-tailed sizes: n_k = minimum + (n - clients minimum) s_k / sum(s) examples with log s ~ N(0, sigma^2).
 
-    What FedProx calls a power law. Li et al., MLSys 2020, app. C.
+    What FedProx calls a power law. Li et al., MLSys 2020.
     """
 
     sigma: Annotated[float, Meta(ge=0, le=20)] = 2.0

@@ -12,7 +12,7 @@ from fedml_api.model.graph import GATLayer, GCNLayer, SAGELayer, apart
 from fedml_api.run.config import RunConfig, prepare
 from fedml_core import tree
 from fedml_core.errors import ConfigError
-from fedml_core.trainer import Classifier, Examples, NodeClassifier, Regressor
+from fedml_core.trainer import Classifier, Examples, NodeClassifier, Regression
 
 CORA = (2708, 1433 + 2708)
 SPECS = [GCN(hidden=8, dropout=0.0), GAT(hidden=3, heads=4, dropout=0.0), GraphSAGE(hidden=8)]
@@ -91,6 +91,9 @@ def test_a_gat_layer_weighs_by_attention():
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_room_makes_no_difference_and_order_none_but_of_nodes(spec, mode):
     network, x = replace(spec, predicts=mode).build((6, 10), None if mode == "value" else 3).eval(), graphs(10)
+    with torch.no_grad():
+        for param in network.parameters():
+            param.add_(0.1)  # biases begin as zeros
     h, links = apart(x)
     wider = torch.cat([F.pad(h, (0, 0, 0, 2)), F.pad(links, (0, 2, 0, 2))], dim=2)
     order = torch.randperm(6, generator=torch.Generator().manual_seed(1))
@@ -156,7 +159,7 @@ def test_what_the_data_have_decides_what_is_predicted():
     x = graphs(8)
     labels = {
         Classifier: (torch.arange(8) % 3, 3),
-        Regressor: (torch.randn(8), None),
+        Regression: (torch.randn(8), None),
         NodeClassifier: (torch.randint(0, 3, (8, 6)), 3),
     }
     for trainer, (y, classes) in labels.items():

@@ -9,7 +9,7 @@ from fedml_core.partition import Noise, Rotation, feature_skews
 
 
 def test_noise_has_its_variance_client_by_client():
-    # Client k of K: variance sigma k / K (Li et al., ICDE 2022, sec. 4.2).
+    # Client k of K: variance sigma k / K (Li et al., ICDE 2022).
     x = torch.zeros(2000, 1, 5, 2)
     found = [float(Noise(0.4)(x, k, 5, 0, "train").var()) for k in range(5)]
     assert found == pytest.approx([0.4 * (k + 1) / 5 for k in range(5)], rel=5 * math.sqrt(2 / 20000))

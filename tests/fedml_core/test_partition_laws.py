@@ -4,6 +4,7 @@ import itertools
 import math
 from collections import Counter
 
+import networkx
 import numpy as np
 import pytest
 
@@ -79,6 +80,23 @@ def test_sizes_are_those_given():
         Sizes((3, 5))(np.zeros(10, np.int64), 2, 0)
     with pytest.raises(ConfigError, match=r"sizes sum to 12, and there are 10 examples; lower them"):
         Sizes((7, 5), "drop")(np.zeros(10, np.int64), 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("partitioner", "kept"),
+    [
+        (Sizes((30, 20), "drop"), 50),
+        (Dirichlet(0.3, Sizes((30, 20), "drop")), 50),
+        (Shards(None, 300, "drop"), 900),
+        (Shards(2, 100, "drop"), 400),
+        (Natural("y", 5, "drop"), 1000),
+        (Natural("y", 3, "drop"), 900),
+    ],
+)
+def test_what_is_dropped_is_nobodys_and_the_rest_is_one_clients(partitioner, kept):
+    clients = {"Natural": 1000 // 100 // getattr(partitioner, "group_size", 1)}.get(type(partitioner).__name__, 2)
+    rows = np.concatenate(partitioner(BALANCED, clients, 0))
+    assert len(rows) == len(set(rows.tolist())) == kept
 
 
 def test_any_law_of_sizes_goes_with_label_skew():
@@ -163,6 +181,14 @@ def test_every_client_has_exactly_so_many_classes_and_every_class_a_client(assig
             assert all(held[k, k % 10] for k in range(clients))
 
 
+def test_first_classes_stay_where_others_make_room_for_those_that_nobody_drew():
+    # Five clients with two of ten classes: 0 to 4 are the first ones, so that the others are 5 to 9, each once.
+    for seed in range(10):
+        held = class_counts(BALANCED, Classes(2, "first")(BALANCED, 5, seed)) > 0
+        assert np.array_equal(held[:, :5], np.eye(5, dtype=bool))
+        assert (held[:, 5:].sum(axis=0) == 1).all()
+
+
 def test_classes_are_drawn_evenly_and_their_examples_split_evenly():
     labels, pairs = np.repeat(np.arange(4), 60), Counter()
     for seed in range(600):
@@ -192,7 +218,7 @@ def test_the_power_law_of_fedprox_is_two_classes_and_lognormal_sizes():
             Classes(1),
             np.repeat([0, 1], [9, 1]),
             6,
-            "class 1: 1 examples do not suffice for the . clients that have this class; lower",
+            "class 1, 1 examples of which . clients have some: clients = .: need at least . examples, and there are 1; lower",
         ),
         (Distribution(((1.0, 1.0),)), BALANCED, 1, "each client has 2 numbers, and there are 10 classes"),
         (Distribution(((1.0, 0.0), (1.0, 0.0))), BALANCED // 5, 2, "nobody has any of class 1; give its examples to somebody"),
@@ -362,6 +388,25 @@ def test_communities_of_a_planted_graph_are_found():
     assert communities(np.empty((0, 2), np.int64), 3, 0).tolist() == [0, 1, 2]
     # Blocks then gives each of two clients two communities.
     assert sorted(sizes(Blocks("community")({"community": found}, 2, 0))) == [40, 40]
+
+
+@pytest.mark.parametrize("resolution", [0.5, 1.0, 2.0])
+def test_communities_are_as_good_as_those_of_networkx(resolution):
+    karate = networkx.karate_club_graph()
+    blocks = networkx.random_partition_graph([30] * 5, 0.25, 0.03, seed=1)
+    for graph in (karate, blocks):
+        edges = np.array(graph.edges)
+
+        def quality(found, graph=graph):
+            return networkx.community.modularity(graph, found, weight=None, resolution=resolution)
+
+        ours = [
+            quality([set(np.flatnonzero(found == c).tolist()) for c in range(found.max() + 1)])
+            for found in (communities(edges, len(graph), seed, resolution) for seed in range(10))
+        ]
+        louvain = networkx.community.louvain_communities
+        theirs = [quality(louvain(graph, weight=None, resolution=resolution, seed=seed)) for seed in range(10)]
+        assert np.mean(ours) > np.mean(theirs) - 0.01
 
 
 def test_modularity_is_that_of_the_definition():

@@ -5,17 +5,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedml_core.trainer import Examples, NodeClassifier, Regressor
+from fedml_core.trainer import Examples, NodeClassifier, Regression
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,)])
-def test_a_regressor_has_the_errors_of_all_examples(shape):
+def test_regression_has_the_errors_of_all_examples(shape):
     torch.manual_seed(0)
     x, y = torch.randn(30, 4), torch.randn(30, *shape) + 2
     network = nn.Linear(4, max(1, y[0].numel()))
     with torch.no_grad():
         errors = (network(x).view_as(y) - y).double().view(30, -1)
-    found = Regressor().test(network, Examples({"x": x, "y": y}), batch_size=7)
+    found = Regression().test(network, Examples({"x": x, "y": y}), batch_size=7)
     total = (y.double() - y.double().mean()).square().sum()
     expected = {
         "loss": errors.square().mean(),
@@ -27,7 +27,7 @@ def test_a_regressor_has_the_errors_of_all_examples(shape):
     for name, value in expected.items():
         assert math.isclose(found[name], float(value), rel_tol=1e-5)
     batch = {"x": x[:5], "y": y[:5]}
-    torch.testing.assert_close(Regressor().loss(network, batch).double(), errors[:5].square().mean(dim=1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(Regression().loss(network, batch).double(), errors[:5].square().mean(dim=1), rtol=1e-4, atol=1e-5)
 
 
 class Given(nn.Module):

@@ -15,6 +15,7 @@ from fedml_api.model import Autoencoder
 from fedml_api.run.detection import detection
 from fedml_core.errors import ConfigError, DataError
 from fedml_core.trainer import Reconstruction
+from fedml_core.trainer.metrics import alarms, recall_at, threshold
 from tests.fedml_api.data import official_tables as official
 
 
@@ -121,6 +122,10 @@ def test_traffic_of_devices(tmp_path):
     assert int(data.test("Danmini_Doorbell").all()["y"].sum()) == 12
     assert overlap(data) == 0
     assert list(faults(data)) == []
+    # Attacks are far from all that is ordinary, so that any network does.
+    torch.manual_seed(0)
+    found = detection(Autoencoder().build((115,), None), data)["all"]
+    assert (found["events"], found["auc"], found["own_recall"], found["common_recall"]) == (7 * 12 + 2 * 8, 1.0, 1.0, 1.0)
     few = NBaIoT(packed=False, largest=3).load(0, tmp_path)
     assert (few.sizes[device], few.test(device).all()["y"].tolist()) == (2, [0] + [1] * 6)
 
@@ -180,6 +185,15 @@ def test_damaged_traffic_is_refused(tmp_path, damage, words):
     damage(tmp_path / "n_baiot" / "Danmini_Doorbell")
     with pytest.raises(DataError, match=f"Danmini_Doorbell.*{words}"):
         NBaIoT().load(0, tmp_path)
+
+
+@pytest.mark.parametrize(("false_alarms", "lowest"), [(1.0, 0), (0.5, 1), (0.2, 2), (0.19, 3), (0.1, 3), (0.0, 4)])
+def test_a_threshold_is_a_bin(false_alarms, lowest):
+    counts = torch.tensor([[5, 3, 1, 1], [0, 1, 2, 4]])
+    assert threshold(counts, false_alarms) == lowest
+    negative, positive = alarms(counts, lowest).tolist()
+    assert (negative, positive) == (sum([5, 3, 1, 1][lowest:]), sum([0, 1, 2, 4][lowest:]))
+    assert recall_at(counts, false_alarms) == pytest.approx(positive / 7)
 
 
 def counted(normal, events):

@@ -11,7 +11,7 @@ from fedml_api.data import HuggingFace, View, from_hugging_face
 from fedml_api.data.decoded import Decoded
 from fedml_api.data.examine import faults, overlap
 from fedml_core.errors import ConfigError, DataError
-from fedml_core.partition import Dirichlet, Iid
+from fedml_core.partition import Dirichlet, Iid, Noise
 from tests.fedml_api.data import photos
 
 datasets = pytest.importorskip("datasets", reason='Hugging Face\'s datasets is not installed (pip install "fedml[hf]")')
@@ -123,6 +123,12 @@ def test_clients_are_those_of_a_column():
     assert from_hugging_face({"train": whole, "test": whole}, "age", client="writer").client_ids == ("0", "1")
 
 
+@pytest.mark.parametrize("given", [{"clients": 4}, {"partition": Iid()}, {"skew": Noise()}])
+def test_who_has_clients_asks_for_no_others(given):
+    with pytest.raises(ConfigError, match=f"client = 'writer': .*leave out {next(iter(given))}, or client"):
+        HuggingFace(path="mine", client="writer", **given)
+
+
 def table_files(folder, kind):
     folder.mkdir(parents=True, exist_ok=True)
     for part, table in (("train", numbers(12)), ("test", numbers(6, 12))):
@@ -201,7 +207,7 @@ def test_what_is_refused(tmp_path, settings, error, said):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_bytes(content)
     with pytest.raises(error, match=said):
-        HuggingFace(**settings, **FEW).load(0, tmp_path)
+        HuggingFace(**({} if "client" in settings else FEW), **settings).load(0, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +241,7 @@ def test_faults_of_images():
         load(good, good[:60])
     with pytest.raises(DataError, match="part 'train': image 1: is not there"):
         load(good, None)
-    with pytest.raises(DataError, match=r"image 1 has the shape \[3, 4, 5\], and image 0 \[3, 4, 4\]; say .*view.size"):
+    with pytest.raises(DataError, match=r"image 1 has the shape \[3, 4, 5\] of uint8, and image 0 \[3, 4, 4\] .*view.size"):
         load(good, other)
     with pytest.raises(DataError, match="image 1: cannot be read as an image"):
         load(good, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n")

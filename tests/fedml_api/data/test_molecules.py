@@ -76,10 +76,11 @@ def test_a_molecule_that_is_tested_is_not_trained_on(files):
 
 
 def shifted(one):
-    """A signature of the same molecule, counted the other way round."""
+    """The same molecule, counted the other way round, and every other bond as well."""
     elements, bonds, fields = one
     n = len(elements)
-    return elements[::-1], [(n + 1 - a, n + 1 - b, order) for a, b, order in bonds], fields
+    turned = [(n + 1 - a, n + 1 - b, order) for a, b, order in bonds]
+    return elements[::-1], [(b, a, order) if k % 2 else (a, b, order) for k, (a, b, order) in enumerate(turned)], fields
 
 
 def test_a_signature_is_the_same_in_any_order_and_tells_bonds_apart(tmp_path):

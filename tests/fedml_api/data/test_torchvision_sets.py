@@ -216,7 +216,7 @@ def test_a_transform_and_a_target_transform_of_ones_own_are_kept(tmp_path):
             [photos.pixels(0, 4, 4), photos.pixels(1, 4, 5)],
             [0, 1],
             None,
-            r"image 1 has the shape \[3, 4, 5\], and image 0 \[3, 4",
+            r"image 1 has the shape \[3, 4, 5\] of uint8, and image 0 \[3, 4",
         ),
         ([np.zeros((2, 2, 2, 2))] * 2, [0, 1], None, "image 0: is no image of"),
         (["a", "b"], [0, 1], None, "image 0: is no image of"),
