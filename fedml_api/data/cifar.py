@@ -125,7 +125,9 @@ class Cifar100(CifarBinary):
         return (20, 100), 0 if self.coarse else 1
 
     def known(self, root: Path) -> Mapping[str, np.ndarray]:
-        """`coarse` and `fine`, the labels that each record has, whichever of them is learned."""
+        """`coarse` and `fine`, the labels that each record has, whichever of them is learned; folders have one only."""
+        if self.form == "folders":
+            return {}
         records = [np.memmap(path, np.uint8, "r").reshape(-1, 2 + 3072) for path in self.files(root)[: len(self.train_files)]]
         return {
             name: np.concatenate([part[:, k] for part in records]).astype(np.int64) for k, name in enumerate(("coarse", "fine"))

@@ -116,11 +116,12 @@ def test_feature_skew_changes_the_inputs_of_each_client_and_nothing_else():
 def test_cifar100_knows_its_superclasses(tmp_path):
     cifar(tmp_path, "cifar-100-binary", ["train.bin"], ["test.bin"], [20, 100])
     data = Cifar100(clients=2, partition=Pachinko(0.1, 10.0)).load(0, tmp_path)
-    assert sum(data.sizes.values()) == 10
-    train = np.fromfile(tmp_path / "cifar-100-binary" / "train.bin", np.uint8).reshape(10, -1)
+    assert sum(data.sizes.values()) == 50
+    train = np.fromfile(tmp_path / "cifar-100-binary" / "train.bin", np.uint8).reshape(50, -1)
     known = Cifar100(coarse=True).known(tmp_path)
     assert known["coarse"].tolist() == train[:, 0].tolist()
     assert known["fine"].tolist() == train[:, 1].tolist()
+    assert Cifar100(form="folders").known(tmp_path) == {}
 
 
 def test_everything_can_be_said_in_yaml():
