@@ -73,6 +73,8 @@ class MovieLens(NaturalSource):
         if len(np.unique(user * len(items) + item)) < len(everything):
             raise DataError(f"{self.present(root)[0]}: somebody rates an item twice; {self.remedy(root)}")
         held_out = np.arange(len(everything)) >= len(tables[0]) if len(tables) > 1 else self._latest(user, item, everything[:, 3])
+        if not held_out.any() or held_out.all():
+            raise DataError(f"{self.present(root)[0]}: nobody has two ratings, one of them for testing; {self.remedy(root)}")
         train, test = (
             HeldSplit(
                 {
