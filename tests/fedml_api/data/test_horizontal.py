@@ -120,9 +120,9 @@ def test_list_says_what_is_there(tmp_path, monkeypatch):
     assert [path.parent.name for path in Credit().files(tmp_path)] == ["modeldata"] * 2
 
 
-@pytest.mark.parametrize("content", [b"a,b\n\xff\xfe,1\n", b'a,b\n"' + b"x" * 200_000])
+@pytest.mark.parametrize("content", [b"a,b\n\xff\xfe,1\n", b'a,b\n"' + b"x" * 200_000 + b'",1\n'])
 def test_what_is_no_table_is_refused(tmp_path, content):
     path = tmp_path / "table.csv"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"table\.csv is no CSV file"):
+    with pytest.raises(DataError, match=r"table\.csv, line \d+: cannot be read"):
         read_csv(path, ["a"], ["b"])
