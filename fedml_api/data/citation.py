@@ -12,6 +12,7 @@ import numpy as np
 
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.graphs import Graph, undirected
+from fedml_api.data.lines import check_end
 from fedml_api.data.nodes import LabelledNodes, NodeSource
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
@@ -58,9 +59,12 @@ class CitationSource(NodeSource):
             place = {name: k for k, name in enumerate(ids)}
             if len(place) < len(ids):
                 raise ValueError(f"has the paper {next(name for k, name in enumerate(ids) if place[name] != k)} twice")
+            check_end(paths[0], remedy)
             reading = paths[1]
             cited = list(self.citations(paths[1]))
             pairs = [(place[one], place[other]) for one, other in cited if one in place and other in place]
+            if cited:
+                check_end(paths[1], remedy)
             if not pairs:
                 raise ValueError(f"has no citation between papers of {paths[0].name}")
         except (OSError, UnicodeDecodeError, ValueError) as error:

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Meta
 
 from fedml_api.data.dataset import data_sources
-from fedml_api.data.hdf5 import open_h5
+from fedml_api.data.hdf5 import DAMAGE, holds, open_h5
 from fedml_api.data.natural import NaturalSource
 from fedml_api.data.split import ClientSplit, Columns, HeldSplit
 from fedml_api.data.vocabulary import Words, frequent, widened, words_and_marks
@@ -84,14 +84,14 @@ class FedNlp(NaturalSource):
                 labels = json.loads(_text(file["attributes"][()]))["label_vocab"]
                 if sorted(labels.values()) != list(range(self.number_of_classes())):
                     raise ValueError(f"label_vocab has {labels}, not the numbers 0 to {self.number_of_classes() - 1}")
-            except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
+            except DAMAGE as error:
                 raise DataError(f"{path}: /attributes is no JSON with the {self.task}'s label_vocab ({error}); {remedy}") from None
             found = {}
             for index in wanted:
                 try:
                     text, label = (_text(file[f"{column}/{index}"][()]) for column in "XY")
                     found[index] = words_and_marks(text), int(labels[label])
-                except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
+                except DAMAGE as error:
                     raise DataError(f"{path}: /X/{index} and /Y/{index} are no text and label ({error}); {remedy}") from None
             return found
 
@@ -108,8 +108,8 @@ def read_partition(path: Path, method: str, remedy: str) -> tuple[Indices, Indic
             clients = file[method]["partition_data"]
             halves = [{client: _indices(own[part]) for client, own in clients.items()} for part in ("train", "test")]
             counted = int(file[method]["n_clients"][()])
-        except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
-            if method not in file:
+        except DAMAGE as error:
+            if not holds(file, method):
                 raise DataError(f"{path}: no method '{method}'; data.method is one of {', '.join(file) or 'none'}") from None
             raise DataError(f"{path}: /{method} is no partition ({error}); {remedy}") from None
     if not halves[0] or counted != len(halves[0]):

@@ -103,3 +103,11 @@ def _known(group: Any, *path: str) -> str:
         return ", ".join(group) if hasattr(group, "keys") else "no group"
     except DAMAGE as error:
         return f"cannot be read: {error}"
+
+
+def holds(group: Any, name: str) -> bool:
+    """Whether something has this name there; also if the group is too damaged to tell."""
+    try:
+        return name in group
+    except DAMAGE:
+        return True

@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedml_api.data.dataset import data_sources
+from fedml_api.data.lines import check_end
 from fedml_api.data.photos import PhotoSource
 from fedml_api.data.split import ClientSplit, Columns, HeldSplit, file_digest
 from fedml_core.errors import DataError
@@ -79,6 +80,7 @@ class Landmarks(PhotoSource):
                     yield user, image, int(label)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{path}: cannot be read as CSV ({error}); {remedy}") from None
+        check_end(path, remedy)
 
 
 def _columns(rows: Sequence[tuple[bytes, int]]) -> Columns:

@@ -68,12 +68,13 @@ class MovieLens(NaturalSource):
     def splits(self, root: Path) -> tuple[ClientSplit, ClientSplit]:
         tables = [self._ratings(path, self.remedy(root)) for path in self.present(root)]
         everything = np.concatenate(tables)
-        pairs = everything[:, :2].astype(np.int64)
-        if len(np.unique(pairs, axis=0)) < len(pairs):
+        users, user = np.unique(everything[:, 0].astype(np.int64), return_inverse=True)
+        items, item = np.unique(everything[:, 1], return_inverse=True)
+        if len(np.unique(user * len(items) + item)) < len(everything):
             raise DataError(f"{self.present(root)[0]}: somebody rates an item twice; {self.remedy(root)}")
-        users, user = np.unique(pairs[:, 0], return_inverse=True)
-        item = np.unique(pairs[:, 1], return_inverse=True)[1]
-        held_out = np.arange(len(pairs)) >= len(tables[0]) if len(tables) > 1 else self._latest(user, item, everything[:, 3])
+        held_out = np.arange(len(everything)) >= len(tables[0]) if len(tables) > 1 else self._latest(user, item, everything[:, 3])
+        if not held_out.any() or held_out.all():
+            raise DataError(f"{self.present(root)[0]}: nobody has two ratings, one of them for testing; {self.remedy(root)}")
         train, test = (
             HeldSplit(
                 {

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fedml_api.data.lines import check_end
 from fedml_core.errors import DataError
 
 
@@ -31,6 +32,7 @@ def read_numbers(
     Raises:
         DataError: it is not there, not such a table, or has no rows.
     """
+    what_to_do = remedy or "get it again"
     remedy = remedy and f"; {remedy}"
     try:
         table = _loaded(path, separator, skiprows=header, max_rows=most, usecols=use)
@@ -43,6 +45,8 @@ def read_numbers(
     if not (finite := np.isfinite(table).all(1)).all():
         line = header + 1 + int(np.flatnonzero(~finite)[0])
         raise DataError(f"{path}, line {line}: what is there is no finite number{remedy}")
+    if path.suffix != ".gz" and most is None:
+        check_end(path, what_to_do)
     return table
 
 

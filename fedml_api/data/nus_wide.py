@@ -11,7 +11,8 @@ import numpy as np
 from msgspec import Meta
 
 from fedml_api.data.dataset import DataSource, data_sources
-from fedml_api.data.tables import check_end, spread
+from fedml_api.data.lines import check_end
+from fedml_api.data.tables import spread
 from fedml_api.data.vertical import VerticalDataset
 from fedml_core.errors import DataError
 from fedml_core.settings import settings

@@ -16,6 +16,7 @@ import torch
 from msgspec import Meta
 
 from fedml_api.data.dataset import DataSource, data_sources
+from fedml_api.data.lines import check_end
 from fedml_api.data.packaged import SPLIT_SEED
 from fedml_api.data.vertical import VerticalDataset
 from fedml_core.errors import DataError
@@ -165,20 +166,3 @@ def _rows(file: TextIO, path: Path, remedy: str) -> Iterator[tuple[int, list[str
             yield rows.line_num, row
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}, line {rows.line_num + 1}: cannot be read ({error}); {remedy}") from None
-
-
-def check_end(path: Path, remedy: str) -> None:
-    """Of a text file, which would not tell otherwise that its last line is only the beginning of one.
-
-    Raises:
-        DataError: it cannot be read, or does not end with the end of a line.
-    """
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - 1))
-            last = file.read()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error}); {remedy}") from None
-    if last not in (b"\n", b"\r"):
-        raise DataError(f"{path}: {'truncated: does not end with the end of a line' if last else 'is empty'}; {remedy}")

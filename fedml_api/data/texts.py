@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from msgspec import Meta
 
+from fedml_api.data.lines import check_end
 from fedml_api.data.mapped import identity, mapped
 from fedml_api.data.partitioned import PartitionedSource
 from fedml_api.data.vocabulary import Words, frequent, words_and_marks
@@ -97,6 +98,7 @@ def read_rows(path: Path, separator: str, columns: int, remedy: str, quoted: boo
     Raises:
         DataError: the file is not there, not in UTF-8, or a line has another number of fields.
     """
+    last = 0
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = csv.reader(file, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=quoted)
@@ -104,11 +106,14 @@ def read_rows(path: Path, separator: str, columns: int, remedy: str, quoted: boo
                 if len(row) not in (0, columns):
                     raise DataError(f"{path}: line {rows.line_num} has {len(row)} fields, not {columns}; {remedy}")
                 if row:
-                    yield rows.line_num, row
+                    last = rows.line_num
+                    yield last, row
     except FileNotFoundError:
         raise DataError(f"{path}: not there; {remedy}") from None
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); {remedy}") from None
+    if last:
+        check_end(path, remedy)
 
 
 def class_of(text: str, classes: Mapping[str, int], path: Path, line: int, remedy: str) -> int:

@@ -1,4 +1,3 @@
-import inspect
 import math
 import re
 
@@ -22,7 +21,7 @@ from fedml_api.model import (
     TwoNN,
     models,
 )
-from fedml_api.model.model_spec import check_columns
+from fedml_api.model.model_spec import ModelSpec, check_columns
 from fedml_api.run.config import RunConfig, prepare
 from fedml_core.errors import ConfigError
 
@@ -82,10 +81,14 @@ PUBLISHED = {
     "deeplab_v3": ((3, 64, 64), 21, 39_638_869),
     "efficientnet_b0": (PHOTO, 1000, 5_288_548),  # Tan and Le, ICML 2019, table 2: 5.3 million
     "gan": (MNIST, 10, 419_345),
+    "gat": ((30, 40), 3, None),
+    "gcn": ((30, 40), 3, None),
+    "graphsage": ((30, 40), 3, None),
     "lr": (MNIST, 10, 7_850),
     "lr_tags": ((10_000,), 500, 5_000_500),
     "lstm_chars": ((80,), 90, 820_522 + 2 * 4 * 256),  # Reddi et al., 2021; the second bias of torch's layers is fixed at 0
     "lstm_words": ((20,), 10_004, 4_050_748 + 4 * 670),  # the same
+    "matrix_factorization": ((2,), None, None),
     "mobilenet": (PHOTO, 1000, 4_231_976),  # Howard et al., 2017, table 6: 4.2 million
     "mobilenet_v3": (PHOTO, 1000, 5_483_032),  # Howard et al., ICCV 2019, table 3: 5.4 million
     "resnet": (PHOTO, 1000, 11_689_512),  # torchvision's
@@ -105,7 +108,7 @@ PUBLISHED = {
 
 
 def test_every_network_has_a_number_of_parameters():
-    """Of networks in parts it is that of the parts, in test_in_parts and test_vertical_data."""
+    """Where it depends on the data, or is that of parts, it is in test_in_parts, test_models_graph, ... instead."""
     missing = sorted(name for name in set(models) - set(PUBLISHED) if not name.startswith("vertical"))
     assert not missing, f"{', '.join(missing)}: add to PUBLISHED what its paper says, with the source, or a count by hand"
 
@@ -120,7 +123,8 @@ def test_numbers_of_parameters(name):
 
 @pytest.mark.parametrize("name", models)
 def test_docstrings_say_what_goes_in_and_what_comes_out(name):
-    assert "[b, " in inspect.getdoc(models[name]) or name.startswith(("vertical", "text"))
+    kinds = [kind for kind in models[name].__mro__ if issubclass(kind, ModelSpec) and kind is not ModelSpec]
+    assert "[b, " in " ".join(kind.__doc__ or "" for kind in kinds) or name.startswith(("gat", "gcn", "graph", "vertical"))
 
 
 @pytest.mark.parametrize(("name", "spec"), SHORT.items())

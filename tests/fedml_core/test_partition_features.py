@@ -44,6 +44,9 @@ def test_other_angles_agree_with_quarter_turns_and_keep_to_the_picture():
     x = torch.zeros(1, 1, 9, 21)
     x[0, 0, 4, 13] = 1.0
     assert Rotation((90.0,))(x, 0, 1, 0, "train")[0, 0].argmax() == 1 * 21 + 10
+    x = torch.zeros(1, 1, 9, 21)
+    x[0, 0, 1, 10] = 1.0
+    assert Rotation((90.0,))(x, 0, 1, 0, "train")[0, 0].argmax() == 4 * 21 + 7
 
 
 def test_no_examples_are_none():

