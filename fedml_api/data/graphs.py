@@ -75,6 +75,11 @@ class GraphSetSource(PartitionedSource):
 
     target: Literal["class", "value"] = "class"
 
+    def problems(self) -> list[str]:
+        if self.skew is not None:
+            return ["skew: the inputs are graphs, whose links cannot be skewed; leave it out, or choose another partition"]
+        return []
+
     @abstractmethod
     def graphs(self, root: Path) -> tuple[LabelledGraphs, LabelledGraphs]:
         """For training and for testing, always in the same order."""

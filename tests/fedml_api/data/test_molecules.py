@@ -6,8 +6,8 @@ from fedml_api.data import MoleculeNet, Molecules, examine, molecules
 from fedml_api.data.graphs import Graph, stack, undirected
 from fedml_api.data.moleculenet import save_graphs
 from fedml_api.data.sdf import read_sdf
-from fedml_core.errors import DataError
-from fedml_core.partition import Iid
+from fedml_core.errors import ConfigError, DataError
+from fedml_core.partition import Iid, Noise
 from tests.fedml_api.data import official_graphs
 
 LOW, HIGH = {"SOL": -3.5, "SOL_classification": "(A) low"}, {"SOL": 0.25, "SOL_classification": "(C) high"}
@@ -265,3 +265,8 @@ def test_labels_have_to_be_what_is_asked_for(tmp_path):
         MoleculeNet(task=1).load(0, tmp_path)
     with pytest.raises(DataError, match="no graph is left with a label of task 0"):
         MoleculeNet(largest=1).load(0, tmp_path)
+
+
+def test_graphs_are_not_skewed():
+    with pytest.raises(ConfigError, match="skew: the inputs are graphs"):
+        Molecules(skew=Noise())
