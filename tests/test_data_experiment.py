@@ -93,7 +93,7 @@ def test_what_was_found_is_kept_and_what_was_interrupted_goes_on(two_rounds, tmp
 
 
 def test_the_table_has_means_and_deviations():
-    same = {"data": "digits", "clients": 20, "per_round": 10, "rounds": 40, "parameters": 1234, "examples": 5000, "seconds": 2.0}
+    same = {"data": "digits", "clients": 20, "per_round": 10, "rounds": 40, "parameters": 1234, "examples": 5000}
     ends = {"federated": [0.5, 0.7], "in one place": [0.8, 0.9]}
     found = [
         same | {"seed": seed, "how": how, "last": last, "guess": 0.1}
@@ -101,4 +101,5 @@ def test_the_table_has_means_and_deviations():
         for seed, last in enumerate(lasts)
     ]
     line = list(table.table(found))[-1]
-    assert line == "| digits | 20, 10 | 40 | 1,234 | 5,000 | 2 | 0.100 | **0.600 ± 0.141** | 0.850 ± 0.071 | 2 |"
+    assert line.endswith("| 20, 10 | 40 | 1,234 | 5,000 | 2 | most frequent class 0.100 | **0.600 ± 0.141** | 0.850 ± 0.071 |")
+    assert line.startswith("| digits | accuracy | ")

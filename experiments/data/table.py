@@ -191,34 +191,24 @@ def told(folder: RunFolder, how: str, name: str) -> Found:
 
 def table(found: Sequence[Found]) -> Iterator[str]:
     """As Markdown: mean and deviation over seeds."""
-    titles = [
-        "data set",
-        "clients, per round",
-        "rounds",
-        "parameters",
-        "examples seen",
-        "seeds",
-        "a guess",
-        "FedAvg",
-        "in one place",
-    ]
-    yield f"| {' | '.join([*titles, 'seconds per run'])} |"
+    titles = ["data set", "measured", "clients, per round", "rounds", "parameters", "examples seen", "seeds", "a guess", "FedAvg"]
+    yield f"| {' | '.join([*titles, 'in one place'])} |"
     yield f"|{'---|' * (len(titles) + 1)}"
     for case in CASES:
         federated, central = (_runs(found, case, how) for how in ("federated", "in one place"))
         if federated:
             one = federated[0]
             cells = [
-                f"{case.name}",
+                case.name,
+                case.metric.replace("_", " "),
                 f"{one['clients']}, {one['per_round']}",
                 f"{one['rounds']}",
                 f"{one['parameters']:,}",
                 f"{statistics.fmean(run['examples'] for run in federated):,.0f}",
                 f"{len(federated)}",
-                f"{statistics.fmean(run['guess'] for run in federated):.3f}",
+                f"{case.guess} {statistics.fmean(run['guess'] for run in federated):.3f}",
                 f"**{spread([run['last'] for run in federated])}**",
                 spread([run["last"] for run in central]),
-                f"{statistics.fmean(run['seconds'] for run in federated):.0f}",
             ]
             yield f"| {' | '.join(cells)} |"
 
@@ -274,12 +264,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for case in CASES:
         for seed in range(min(asked.seeds, case.seeds)) if case.name in asked.only else ():
             try:
-                runs = list(measured(case, seed, asked.folder))
+                for new in measured(case, seed, asked.folder):
+                    found = [run for run in found if any(run[key] != new[key] for key in ("data", "seed", "how"))] + [new]
+                    write_atomic(kept, json.dumps(found) + "\n")
             except FedMLError as error:
                 print(f"{case.name} is left out: {str(error).splitlines()[0]}", file=sys.stderr)
                 break
-            found = [run for run in found if (run["data"], run["seed"]) != (case.name, seed)] + runs
-            write_atomic(kept, json.dumps(found, indent=1) + "\n")
     if found:
         lines = "\n".join(table(found))
         write_atomic(asked.folder / "table.md", lines + "\n")
