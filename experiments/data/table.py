@@ -205,7 +205,7 @@ def table(found: Sequence[Found]) -> Iterator[str]:
                 f"{one['rounds']}",
                 f"{one['parameters']:,}",
                 f"{statistics.fmean(run['examples'] for run in federated):,.0f}",
-                f"{len(federated)}",
+                ", ".join(str(count) for count in dict.fromkeys([len(federated), len(central)]) if count),
                 f"{case.guess} {statistics.fmean(run['guess'] for run in federated):.3f}",
                 f"**{spread([run['last'] for run in federated])}**",
                 spread([run["last"] for run in central]),
