@@ -226,7 +226,7 @@ def spread(values: Sequence[float]) -> str:
 def draw(found: Sequence[Found], path: Path) -> None:
     """A panel per data set: what is measured over rounds, a line per seed."""
     cases = [case for case in CASES if _runs(found, case, "federated")]
-    columns = min(4, len(cases))
+    columns = math.isqrt(len(cases) - 1) + 1
     lines = -(-len(cases) // columns)
     figure = Figure(figsize=(3.6 * columns, 2.9 * lines + 0.4), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
