@@ -25,11 +25,12 @@ extras = {
         "mypy>=1.13",
         "types-PyYAML",
         "torch-geometric>=2.5",
+        "torchmetrics>=1.4",
     ],
     "vision": ["torchvision>=0.21"],
     "mutants": ["mutmut>=3.8"],
 }
-extras["all"] = sorted({package for name, packages in extras.items() if name not in ("hf", "mutants") for package in packages})
+extras["all"] = sorted({package for name, packages in extras.items() if name != "mutants" for package in packages})
 
 setup(
     name="fedml",
