@@ -67,14 +67,22 @@ def wait_for_run(folder: Path, process: subprocess.Popen[str]) -> float:
     return time.monotonic()
 
 
-def kill_and_resume(folder: Path, moments: list[float], config: dict[str, object] = CONFIG) -> tuple[str, list[int]]:
-    """Final SHA-256, and rounds done at each kill; moments are seconds after the folder appeared, or after the resumption."""
+def kill_and_resume(folder: Path, moments: list[float | str], config: dict[str, object] = CONFIG) -> tuple[str, list[int]]:
+    """Final SHA-256, and rounds done at each kill.
+
+    A moment is so many seconds after the folder appeared, or after the resumption; or when there is a checkpoint of this name.
+    """
     (folder / "kill.yaml").write_text(yaml.safe_dump(config))
     process = fedml("run", "kill.yaml", cwd=folder)
     wait_for_run(folder, process)
     done = []
     for moment in moments:
-        time.sleep(moment)
+        if isinstance(moment, str):
+            while not list(folder.glob(f"runs/[!.]*/checkpoints/{moment}.json")):
+                assert process.poll() is None, process.communicate()[1]
+                time.sleep(0.005)
+        else:
+            time.sleep(moment)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         (run,) = folder.glob("runs/[!.]*")
@@ -92,11 +100,11 @@ def test_killed_once(tmp_path, undisturbed, share):
 
 def test_killed_with_private_states_on_disk(tmp_path):
     (tmp_path / "whole").mkdir()
-    sha256, duration = whole(tmp_path / "whole", STATEFUL)
+    sha256, _ = whole(tmp_path / "whole", STATEFUL)
     (tmp_path / "killed").mkdir()
-    found, done = kill_and_resume(tmp_path / "killed", [0.6 * duration], STATEFUL)
+    found, done = kill_and_resume(tmp_path / "killed", ["000015"], STATEFUL)
     assert found == sha256
-    assert 0 < done[0] < 30
+    assert 15 <= done[0] < 30
     (run,) = (tmp_path / "killed").glob("runs/[!.]*")
     assert len(list((run / "clients").glob("[0-9]*.csv"))) == 5  # rounds 7, 14, 21, 28 and the last
     assert (run / "checkpoints" / "000030.clients").stat().st_size > 20 * 650 * 4  # of all clients, each as large as the model
