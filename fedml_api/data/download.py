@@ -185,7 +185,12 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
                     raise DataError(f"{archive}: member '{member.name}' is no file inside the folder; the archive is not unpacked")
             if (total := sum(member.size for member in members)) > (free := shutil.disk_usage(folder).free):
                 raise DataError(f"{archive}: needs {total:,} bytes, and {folder} has room for {free:,}; make room, and try again")
-            tar.extractall(draft, members=[member for member in members if member.isfile()], filter="data")
+            for member in members:
+                if (source := tar.extractfile(member)) is not None:
+                    target = draft / member.name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with source, target.open("wb") as file:
+                        shutil.copyfileobj(source, file, PIECE)
         found = []
         for path in sorted(path for path in draft.rglob("*") if path.is_file()):
             target = folder / path.relative_to(draft)
@@ -193,7 +198,7 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
             os.replace(path, target)
             found.append(target)
         return found
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         raise DataError(f"{archive}: cannot be unpacked ({error}); remove it and get it again") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -134,7 +134,9 @@ def frame(name, source, label, texts):
         columns = {column: text() if column in texts else number() for column in names}
         columns[label] = ["bad" if k % 4 == 0 else "good" for k in range(60)]
         plain = folder / "plain"
-        rdata.write_rds(plain, pandas.DataFrame(columns))
+        # Texts as plain objects: with pyarrow installed, pandas has arrays of its own for them that rdata cannot write.
+        kinds = {column: object if isinstance(values[0], str) else float for column, values in columns.items()}
+        rdata.write_rds(plain, pandas.DataFrame(columns).astype(kinds))
         content = gzip.decompress(plain.read_bytes())
         plain.unlink()
         block = len(content).to_bytes(4, "big") + zlib.compress(content)
