@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.S | re.M)
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("experiments/*/README.md"))]
 BLOCKS = [(f"{page.relative_to(ROOT)}:{i}", *block) for page in PAGES for i, block in enumerate(BLOCK.findall(page.read_text()))]
+# Blocks that take most of a minute on a busy machine: `make soak` runs them.
+LONG = {f"experiments/{name}/README.md:0" for name in ("fedgan", "fednas", "vertical")}
 
 
 def environment() -> dict[str, str]:
@@ -36,7 +38,14 @@ def copy(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(("where", "language", "code"), BLOCKS, ids=[where for where, _, _ in BLOCKS])
+def test_long_blocks_are_there():
+    assert {where for where, _, _ in BLOCKS} >= LONG
+
+
+@pytest.mark.parametrize(
+    ("where", "language", "code"),
+    [pytest.param(*block, id=block[0], marks=[pytest.mark.soak] if block[0] in LONG else []) for block in BLOCKS],
+)
 def test_block_runs(copy, where, language, code):
     if language == "python":
         run([sys.executable, "-W", "error", "-c", code], copy)
