@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fedml_api.data.dataset import Dataset, FederatedData
+from fedml_api.data.split import row_bytes
 from fedml_core.trainer import Batch, Examples
 
 # Examples that are looked at together: those of a client may be photos that its memory does not hold.
@@ -79,6 +80,5 @@ def overlap(data: Dataset) -> int:
 def digests(examples: Examples) -> Iterable[bytes]:
     """A hash of each example, over all of its columns."""
     for batch in examples.batches(ROWS):
-        columns = [column.cpu().numpy() for _, column in sorted(batch.items())]
-        for row in zip(*columns, strict=True):
-            yield hashlib.blake2b(b"".join(part.tobytes() for part in row), digest_size=12).digest()
+        for row in row_bytes({name: column.cpu().numpy() for name, column in batch.items()}):
+            yield hashlib.blake2b(row, digest_size=12).digest()

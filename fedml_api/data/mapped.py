@@ -35,9 +35,7 @@ def mapped(make: Callable[[], Split], source: object, about: Any, root: Path) ->
             may make something else.
         about: plain data on which, besides these modules, the result of `make` depends.
     """
-    modules = {Path(inspect.getfile(kind)) for kind in type(source).__mro__ if kind is not object}
-    code = [hashlib.sha256(module.read_bytes()).hexdigest() for module in sorted(modules)]
-    key = json.dumps([np.__version__, code, about], sort_keys=True)
+    key = json.dumps([np.__version__, code_of(type(source)), about], sort_keys=True)
     folder = root / "cache" / hashlib.sha256(key.encode()).hexdigest()[:32]
     if (found := _open(folder)) is not None:
         return found
@@ -49,6 +47,12 @@ def mapped(make: Callable[[], Split], source: object, about: Any, root: Path) ->
     except OSError as error:
         log.warning("%s: %s; without it, every process holds the data set in memory of its own", folder, error.strerror)
     return _open(folder) or made
+
+
+def code_of(kind: type) -> list[str]:
+    """What tells the modules of a class, and of those it builds upon, from what they were before."""
+    modules = {Path(inspect.getfile(one)) for one in kind.__mro__ if one is not object}
+    return [hashlib.sha256(module.read_bytes()).hexdigest() for module in sorted(modules)]
 
 
 def identity(path: Path) -> list[Any]:

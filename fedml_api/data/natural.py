@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -14,7 +12,7 @@ from msgspec import Meta
 
 from fedml_api.data.dataset import DataSource, data_sources
 from fedml_api.data.lazy import LazyDataset
-from fedml_api.data.mapped import identity
+from fedml_api.data.mapped import code_of, identity
 from fedml_api.data.packed import packed
 from fedml_api.data.split import ClientSplit, Columns, GroupedSplit
 from fedml_core.errors import ConfigError
@@ -75,9 +73,8 @@ class NaturalSource(DataSource):
         return LazyDataset(train, test, self.expand, classes, self.label, tests, held_out, name, about, self.special)
 
     def _packed(self, root: Path) -> tuple[ClientSplit, ClientSplit]:
-        code = hashlib.sha256(Path(inspect.getfile(type(self))).read_bytes()).hexdigest()
         plain = {**to_plain(self), "clients": None, "regroup": None}
-        about = [code, plain, [identity(path) for path in self.present(root)]]
+        about = [code_of(type(self)), plain, [identity(path) for path in self.present(root)]]
         made: list[ClientSplit] = []
 
         def make(k: int) -> ClientSplit:

@@ -123,13 +123,13 @@ def joined(parts: Sequence[Columns]) -> Columns:
 
 def unseen(test: Mapping[str, Columns], train: Mapping[str, Columns]) -> dict[str, Columns]:
     """The clients of `test`, without the rows that are anybody's in `train` as well."""
-    known = {row for columns in train.values() for row in _rows(columns)}
-    fresh = {client: np.array([row not in known for row in _rows(columns)], bool) for client, columns in test.items()}
+    known = {row for columns in train.values() for row in row_bytes(columns)}
+    fresh = {client: np.array([row not in known for row in row_bytes(columns)], bool) for client, columns in test.items()}
     return {client: {name: column[fresh[client]] for name, column in columns.items()} for client, columns in test.items()}
 
 
-def _rows(columns: Columns) -> Iterator[bytes]:
-    """The bytes of each row, over all columns."""
+def row_bytes(columns: Columns) -> Iterator[bytes]:
+    """The bytes of each row, over all columns in the order of their names."""
     for row in zip(*(column for _, column in sorted(columns.items())), strict=True):
         yield b"".join(part.tobytes() for part in row)
 

@@ -22,7 +22,7 @@ from fedml_core import rng, tree
 from fedml_core.devices import device_problems
 from fedml_core.errors import ConfigError, DivergedError, RoundFailed, RunError
 from fedml_core.federation import Algorithm, Cohort, Engine, Mean, Session, Setup, Workspace
-from fedml_core.trainer import Classifier, Examples, ModelState, ModelTrainer
+from fedml_core.trainer import Classifier, ModelState, ModelTrainer
 from fedml_core.tree import Tree
 
 log = logging.getLogger("fedml")
@@ -175,7 +175,7 @@ def simulate(
             return dict
         model = workspace.load(algorithm.model(state))
         rng.seed_torch(setup.seed, "evaluate", device=setup.device)
-        end = _begin_test(setup.trainer, model, setup.data.global_test)
+        end = setup.trainer.begin_test(model, setup.data.global_test)
         return lambda: {f"test_{name}": value for name, value in end().items()}
 
     def settle() -> None:
@@ -246,14 +246,6 @@ def _round(experiment: Experiment, session: Session, state: Tree, round: int) ->
         except RoundFailed as error:
             log.warning("%s; trying the round again", error)
             time.sleep(max(0.0, began + RETRY - time.monotonic()))
-
-
-def _begin_test(trainer: ModelTrainer, model: nn.Module, examples: Examples) -> Callable[[], dict[str, float]]:
-    """`begin_test`, unless `test` is the user's own."""
-    if type(trainer).test is ModelTrainer.test:
-        return trainer.begin_test(model, examples)
-    found = trainer.test(model, examples)
-    return lambda: found
 
 
 def _goes_on(device: torch.device) -> bool:

@@ -45,7 +45,7 @@ def verdict(trainer: ModelTrainer, module: nn.Module, examples: Examples) -> Rep
     A trainer with a `test` of its own, which returns numbers, has means only.
     """
     count = len(examples)
-    if type(trainer).test is ModelTrainer.test:
+    if not trainer.tests_itself:
         totals, sums = trainer.tally(module, examples)
     else:
         totals, sums = {name: value * count for name, value in trainer.test(module, examples).items()}, {}

@@ -85,7 +85,7 @@ class ModelTrainer:
         made += [measured(name, metric) for name, metric in metrics.items()]
         if made and type(self).decisions is ModelTrainer.decisions:
             raise ConfigError(f"metrics: {type(self).__name__} decides nothing between classes, so that there is nothing to choose")
-        if made and type(self).test is not ModelTrainer.test:
+        if made and self.tests_itself:
             raise ConfigError(f"metrics: {type(self).__name__} has a test of its own, which has to find them")
         other = copy.copy(self)
         other.measures = tuple({one.name: one for one in (*self.measures, *made)}.values())
@@ -114,13 +114,19 @@ class ModelTrainer:
         Args:
             batch_size: rows at a time; if not given, as many as suit the cache, judged by what the layers make of the first rows.
         """
-        return self.begin_test(model, examples, batch_size)()
+        return self._begin(model, examples, batch_size)()
 
-    def begin_test(self, model: nn.Module, examples: Examples, batch_size: int | None = None) -> Callable[[], dict[str, float]]:
-        """Begin what `test` does; what is returned waits for the end of it.
+    def begin_test(self, model: nn.Module, examples: Examples) -> Callable[[], dict[str, float]]:
+        """Begin what `test` does; what is returned waits for the end of it. A `test` of the user's own is carried out at once.
 
         A CUDA device has got all of its work by then, in the order in which it gets what comes after: `model` may be changed.
         """
+        if self.tests_itself:
+            found = self.test(model, examples)
+            return lambda: found
+        return self._begin(model, examples, None)
+
+    def _begin(self, model: nn.Module, examples: Examples, batch_size: int | None) -> Callable[[], dict[str, float]]:
         totals, sums = self._add_up(model, examples, batch_size)
 
         def end() -> dict[str, float]:
@@ -176,6 +182,11 @@ class ModelTrainer:
     def imperative(self) -> bool:
         """Whether `train` is the user's own loop."""
         return type(self).train is not ModelTrainer.train
+
+    @property
+    def tests_itself(self) -> bool:
+        """Whether `test` is the user's own."""
+        return type(self).test is not ModelTrainer.test
 
 
 def per_example(values: Tensor, batch: Batch, name: str = "loss") -> Tensor:

@@ -44,8 +44,8 @@ def test_a_device_with_a_queue_evaluates_while_the_next_round_begins(dataset, ne
     seen = []
 
     class Watched(Classifier):
-        def begin_test(self, model, examples, batch_size=None):
-            end = super().begin_test(model, examples, batch_size)
+        def begin_test(self, model, examples):
+            end = super().begin_test(model, examples)
             seen.append("evaluates")
             return lambda: (seen.append("waits"), end())[1]
 
