@@ -33,13 +33,23 @@ class Partitioner(ABC):
         Raises:
             ConfigError: the examples do not suffice for so many clients, or lack a column.
         """
-        if clients < 1:
-            raise ConfigError(f"clients = {clients}: must be at least 1")
         columns = {"y": examples} if isinstance(examples, np.ndarray) else examples
+        return self.parts(columns, len(self.names(columns, clients)), seed)
+
+    def names(self, columns: Columns, clients: int | None) -> Sequence[str]:
+        """What so many clients are called; if not given, as many as the partitioner has of its own, or 100.
+
+        Raises:
+            ConfigError: it has another number of its own, or there are to be none.
+        """
+        if clients is not None and clients < 1:
+            raise ConfigError(f"clients = {clients}: must be at least 1")
         own = self.clients(columns)
-        if own is not None and len(own) != clients:
+        if own is None:
+            return numbered(100 if clients is None else clients)
+        if clients not in (None, len(own)):
             raise ConfigError(f"clients = {clients}: the partition has {len(own)} clients of its own; leave clients out")
-        return self.parts(columns, clients, seed)
+        return own
 
     def clients(self, columns: Columns) -> Sequence[str] | None:
         """The clients' names, where the settings or the data say who they are; None where there can be any number of them."""
@@ -59,11 +69,8 @@ def named(partitioner: Partitioner, examples: Columns, clients: int | None, seed
     Raises:
         ConfigError: it has another number than is asked for, or cannot deal these examples.
     """
-    names = partitioner.clients(examples)
-    if names is None:
-        names = numbered(100 if clients is None else clients)
-    parts = partitioner(examples, len(names) if clients is None else clients, seed)
-    return dict(zip(names, parts, strict=True))
+    names = partitioner.names(examples, clients)
+    return dict(zip(names, partitioner.parts(examples, len(names), seed), strict=True))
 
 
 def numbered(clients: int) -> list[str]:
