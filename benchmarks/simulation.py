@@ -2,6 +2,7 @@
 
     python -m benchmarks.simulation                       # the table, our executor chosen by `auto`
     python -m benchmarks.simulation W3 executor=stacked   # one workload, with settings of the engine
+    python -m benchmarks.simulation W3 turn=5             # five rounds of a contestant in a row, then the next one
     python -m benchmarks.simulation check                 # do all arrive at the same model, where they should?
 
 All contestants train on the same synthetic arrays, one local epoch of plain SGD; rounds alternate between them, and medians of at
@@ -175,9 +176,7 @@ class Ours:
         self.state = self.algorithm.init(ModelState.of(copy.deepcopy(module)))
 
     def __call__(self, round: int) -> None:
-        torch.set_num_threads(THREADS)
         self.state, _ = self.algorithm.round(self.state, self.session.cohort(round, self.clients))
-        torch.set_num_threads(1)
 
 
 def measure(
@@ -185,8 +184,9 @@ def measure(
     engines: dict[str, tuple[Standalone, torch.dtype | None]],
     rounds: int,
     commands: dict[str, list[str]] | None = None,
+    turn: int = 1,
 ) -> dict[str, Any]:
-    """Median seconds per round of every contestant; `commands` start those of other libraries."""
+    """Median seconds per round of every contestant, in turns of so many rounds; `commands` start those of other libraries."""
     torch.manual_seed(0)
     data = partition(work)
     x, y = (data.global_train.columns[name].split(work.sizes) for name in "xy")
@@ -202,11 +202,14 @@ def measure(
         contestants["lean"] = lambda round: lean_round(lean, work.trainer, by_hand, work.batch)
         contestants |= {peer.name: peer.round for peer in started(work, model, data, commands or {}, stack)}
         times: dict[str, list[float]] = {name: [] for name in contestants}
-        for round in range(rounds + 2):
+        for first in range(0, rounds + 2, turn):
             for name, contestant in contestants.items():
-                start = time.perf_counter()
-                seconds = contestant(round)
-                times[name].append(time.perf_counter() - start if seconds is None else seconds)
+                torch.set_num_threads(THREADS if name in engines else 1)
+                for round in range(first, first + turn):
+                    start = time.perf_counter()
+                    seconds = contestant(round)
+                    times[name].append(time.perf_counter() - start if seconds is None else seconds)
+        torch.set_num_threads(1)
     return {name: statistics.median(seconds[2:]) for name, seconds in times.items()} | {
         f"first {name}": seconds[0] for name, seconds in times.items()
     }
@@ -264,7 +267,7 @@ def main(arguments: list[str]) -> int:
     chosen = {
         key: (int(value) if value.isdigit() else value) for key, _, value in (w.partition("=") for w in arguments if "=" in w)
     }
-    rounds = int(chosen.pop("rounds", 0))
+    rounds, turn = int(chosen.pop("rounds", 0)), int(chosen.pop("turn", 1))
     bf16 = chosen.pop("bf16", 1)
     commands = peers.present(Path(str(chosen.pop("peers", peers.ENVIRONMENTS))))
     if names == ["check"]:
@@ -276,7 +279,7 @@ def main(arguments: list[str]) -> int:
         engines: dict[str, tuple[Standalone, torch.dtype | None]] = {"ours": (Standalone(**chosen), None)}
         if work.goal_bf16 and bf16:
             engines["bf16"] = (Standalone(**chosen), torch.bfloat16)
-        row = measure(work, engines, rounds or work.rounds, commands)
+        row = measure(work, engines, rounds or work.rounds, commands, turn)
         results.append({"workload": work.name, **row})
         ratio = {name: row[name] / row["naive"] for name in ("lean", *engines, *commands)}
         missed += ratio["ours"] > work.goal or ratio.get("bf16", 0) > (work.goal_bf16 or 1)

@@ -173,7 +173,7 @@ class Feed:
         examples = [client.train for client in self.clients]
         sizes, counts = [len(one) for one in examples], np.array([len(visits.order) for _, visits in courses])
         self.sizes, first = [float(size) for size in sizes], examples[0].columns
-        self.shared = all(one.index is not None and one.columns[name] is first[name] for one in examples for name in first)
+        self.shared = all(one.index is not None and _same(one.columns, first) for one in examples)
         if self.shared:
             # All look-ups in one: each client's positions, moved to where its index lies among those of all.
             self.columns, orders = first, torch.cat([visits.order for _, visits in courses]).numpy()
@@ -197,10 +197,17 @@ class Feed:
         self.count = torch.from_numpy(counts.astype(np.float64))
 
     def _widths(self) -> list[int]:
-        """For how many clients each step is computed: for those who go on, rounded up to one of four numbers, as each is traced."""
+        """For how many clients each step is computed: for those who go on, rounded up to few numbers, since each is traced.
+
+        These are all, three, two and one quarter of them, an eighth, and so on: the longest courses may belong to very few.
+        """
         clients = len(self.clients)
-        grain = -(-clients // 4)
-        return [min(-(-going // grain) * grain, clients) for going in self.going]
+        grain, found = -(-clients // 4), []
+        for going in self.going:
+            while going <= -(-grain // 2) < grain:
+                grain = -(-grain // 2)
+            found.append(min(-(-going // grain) * grain, clients))
+        return found
 
     def batches(self, memory: dict[str, Tensor]) -> Iterator[tuple[int, int, Batch, Tensor, Tensor]]:
         """Step by step: how many clients go on, for how many to compute, and the batches of these, columns `[clients, b, ...]`.
@@ -224,6 +231,11 @@ class Feed:
         """Totals and counts of the losses of these clients."""
         real = self.weights[:, first:last] > 0
         return torch.where(real, self.lost[:, first:last], 0.0).sum((0, 2), dtype=torch.float64).cpu(), self.count[first:last]
+
+
+def _same(one: Batch, other: Batch) -> bool:
+    """Whether these columns are those."""
+    return one is other or all(one[name] is other[name] for name in other)
 
 
 def _grouped(widths: list[int], most: int) -> Iterator[range]:

@@ -66,6 +66,7 @@ def shorten(graph: fx.Graph, natural: Sequence[int] = ()) -> None:
         _remove_identities(graph)
     _add_products(graph)
     _short_softmax(graph)
+    _short_sums(graph)
     _cheap_masks(graph)
     _pool_layout(graph)
     _reuse_memory(graph)
@@ -295,6 +296,23 @@ def _short_softmax(graph: fx.Graph) -> None:
         node.replace_all_uses_with(result)
         graph.erase_node(node)
     graph.eliminate_dead_code(_impure)
+
+
+def _short_sums(graph: fx.Graph) -> None:
+    """Have a sum drop the dimensions it has summed over, where a view does so afterwards."""
+    for node in list(graph.nodes):
+        total = node.args[0] if node.target == aten.view.default else None
+        if not isinstance(total, fx.Node) or total.target != aten.sum.dim_IntList or len(total.users) > 1 or total.kwargs:
+            continue
+        source, dims, *keep = total.args
+        short = value(source).sum(dims)
+        if keep == [True] and _same_tensor(short, value(node)):
+            with graph.inserting_before(node):
+                new = graph.call_function(aten.sum.dim_IntList, (source, dims))
+            new.meta = dict(node.meta)
+            node.replace_all_uses_with(new)
+            graph.erase_node(node)
+            graph.erase_node(total)
 
 
 def _at_label(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:

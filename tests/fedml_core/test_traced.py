@@ -211,6 +211,7 @@ def test_a_dense_layers_gradient_is_never_written_out():
     fused = step._descend.__self__.code
     assert fused.count(".addmm_(") == 3
     assert fused.count(".add_(") == 3  # the biases
+    assert fused.count(".sum([0])") == 3  # of the shape of the biases, without a view of it
 
 
 def test_dropout_masks_differ_between_clients_and_follow_the_generator():
