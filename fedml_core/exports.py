@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -21,7 +23,8 @@ def exports(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], A
             return importlib.import_module(f".{name}", package)
         if name not in homes:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
-        found = getattr(importlib.import_module(homes[name], package), name)
+        with _uncollected():
+            found = getattr(importlib.import_module(homes[name], package), name)
         setattr(sys.modules[package], name, found)
         return found
 
@@ -29,3 +32,20 @@ def exports(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], A
         return list(sys.modules[package].__all__)
 
     return find, names
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """What is made here is taken to stay, as modules do: Python would look through all of torch's three times, for nothing."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        if gc.get_freeze_count() == 0:
+            # Together: everything to the oldest generation.
+            gc.freeze()
+            gc.unfreeze()
+        gc.enable()
