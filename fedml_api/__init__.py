@@ -5,8 +5,9 @@ from fedml_api import Experiment, FedAvg, FederatedDataset, LocalSGD, ModelTrain
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fedml_core.exports import exports
 
 if TYPE_CHECKING:
     from fedml_api.algorithms import FedAvg
@@ -18,21 +19,19 @@ if TYPE_CHECKING:
     from fedml_core.federation import LocalSGD
     from fedml_core.trainer import Classifier, Examples, ModelTrainer
 
-_homes = {
-    "Classifier": "fedml_core.trainer",
-    "Examples": "fedml_core.trainer",
-    "Experiment": "fedml_api.run.experiment",
-    "FedAvg": "fedml_api.algorithms",
-    "FederatedDataset": "fedml_api.data",
-    "LocalSGD": "fedml_core.federation",
-    "ModelTrainer": "fedml_core.trainer",
-    "Observer": "fedml_api.run.experiment",
-    "PlainProgress": "fedml_api.run.observers",
-    "Result": "fedml_api.run.experiment",
-    "Standalone": "fedml_api.standalone",
-    "draw_curves": "fedml_api.run.plots",
-    "simulate": "fedml_api.run.experiment",
-}
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        "fedml_api.algorithms": "FedAvg",
+        "fedml_api.data": "FederatedDataset",
+        "fedml_api.run.experiment": "Experiment Observer Result simulate",
+        "fedml_api.run.observers": "PlainProgress",
+        "fedml_api.run.plots": "draw_curves",
+        "fedml_api.standalone": "Standalone",
+        "fedml_core.federation": "LocalSGD",
+        "fedml_core.trainer": "Classifier Examples ModelTrainer",
+    },
+)
 
 __all__ = [
     "Classifier",
@@ -49,13 +48,3 @@ __all__ = [
     "draw_curves",
     "simulate",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _homes:
-        raise AttributeError(f"module 'fedml_api' has no attribute '{name}'")
-    return getattr(importlib.import_module(_homes[name]), name)

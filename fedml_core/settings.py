@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import operator
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, ValuesView
 from typing import Any, Generic, TypeVar, Union, dataclass_transform
 
 import msgspec
@@ -51,12 +52,30 @@ def own_problems(value: object) -> Iterable[str]:
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):
-    """Classes of one kind by name. `kind` is the word used in messages, `base` the type that fields are annotated with."""
+    """Classes of one kind by name. `kind` is the word used in messages, `base` the type that fields are annotated with.
+
+    A name is known from when it is declared, or else from when its class is there. The module of a declared name is imported when
+    the class is asked for.
+    """
 
     def __init__(self, kind: str, base: type[T]) -> None:
         self.kind = kind
         self._classes: dict[str, type[T]] = {}
+        self._homes: dict[str, str] = {}
         _registries[base] = self
+
+    def declare(self, package: str, modules: Mapping[str, str]) -> None:
+        """Say which module registers which names, separated by spaces; `.module` is one of the package."""
+        homes = {name: importlib.util.resolve_name(module, package) for module, names in modules.items() for name in names.split()}
+        for name, home in homes.items():
+            if self.homes.get(name, home) != home:
+                raise ValueError(f"{self.kind} '{name}' is registered already, by {self.homes[name]}")
+        self._homes |= homes
+
+    @property
+    def homes(self) -> dict[str, str]:
+        """The module of every name."""
+        return self._homes | {name: cls.__module__ for name, cls in self._classes.items()}
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
         """Class decorator: make the class available under `name`; a name can be given only once."""
@@ -66,29 +85,48 @@ class Registry(Mapping[str, type[T]], Generic[T]):
             # The same class again is a notebook cell run twice.
             if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise ValueError(f"{self.kind} '{name}' is registered already, by {known.__qualname__}")
+            if self._homes.get(name, cls.__module__) != cls.__module__:
+                raise ValueError(f"{self.kind} '{name}' is registered already, by {self._homes[name]}")
             self._classes[name] = cls
             return cls
 
         return add
 
     def __getitem__(self, name: str) -> type[T]:
-        try:
-            return self._classes[name]
-        except KeyError:
-            raise ConfigError(unknown(self.kind, name, self._classes)) from None
+        if name not in self:
+            raise ConfigError(unknown(self.kind, name, self))
+        if name not in self._classes:
+            importlib.import_module(self._homes[name])
+        return self._classes[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._classes
+        return name in self._classes or name in self._homes
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._classes))
+        return iter(sorted(self._classes.keys() | self._homes))
 
     def __len__(self) -> int:
-        return len(self._classes)
+        return len(self._classes.keys() | self._homes)
+
+    def values(self) -> ValuesView[type[T]]:
+        return _Classes(self)
+
+    def has(self, cls: type) -> bool:
+        """Whether this class is registered. Nothing is imported: a class that is there has been registered."""
+        return cls in self._classes.values()
 
     def name_of(self, cls: type) -> str:
         """The name under which `cls` was registered, or its own name if it was not."""
         return next((name for name, known in self._classes.items() if known is cls), cls.__qualname__)
+
+
+class _Classes(ValuesView[type[T]]):
+    """All classes, of which one that is asked for is sought without importing the others."""
+
+    _mapping: Registry[T]
+
+    def __contains__(self, cls: object) -> bool:
+        return isinstance(cls, type) and self._mapping.has(cls)
 
 
 _registries: dict[type, Registry[Any]] = {}

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -130,7 +129,7 @@ class FederatedDataset(FederatedData):
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Number of training examples by client."""
-        return {client: end - begin for client, (begin, end) in self._train_parts.places.items()}
+        return dict(zip(self._train_parts, np.diff(self._train_parts.ends).tolist(), strict=True))
 
     def label_counts(self) -> np.ndarray:
         """`[clients, classes]`: how many training examples of each class each client holds."""
@@ -166,18 +165,20 @@ class _Rows(Mapping[str, Tensor]):
     """Rows by client, int64, all in one tensor: a hundred thousand clients are checked, moved and kept like one."""
 
     rows: Tensor
-    places: dict[str, tuple[int, int]]
+    # Numbers alone: a hundred thousand small tuples would have the garbage collector look through all of the process.
+    places: dict[str, int]
+    ends: list[int]
 
     @classmethod
     def of(cls, parts: Mapping[str, np.ndarray]) -> _Rows:
         arrays = [np.asarray(rows, dtype=np.int64) for rows in parts.values()]
         ends = np.cumsum([0, *map(len, arrays)]).tolist()
         rows = torch.from_numpy(np.concatenate([np.empty(0, dtype=np.int64), *arrays]))
-        return cls(rows, dict(zip(parts, pairwise(ends), strict=True)))
+        return cls(rows, {client: place for place, client in enumerate(parts)}, ends)
 
     def __getitem__(self, client: str) -> Tensor:
-        begin, end = self.places[client]
-        return self.rows[begin:end]
+        place = self.places[client]
+        return self.rows[self.ends[place] : self.ends[place + 1]]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)

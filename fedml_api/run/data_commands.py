@@ -8,7 +8,6 @@ from typing import Any
 from fedml_api.data import DataSource, FederatedData, PartitionedSource, data_sources, save_partition_of
 from fedml_api.data.download import downloads, get
 from fedml_api.data.examine import describe_data, faults, overlap
-from fedml_api.data.picture import draw_clients
 from fedml_api.run.config import override
 from fedml_core.errors import ConfigError, DataError
 from fedml_core.settings import build
@@ -59,6 +58,8 @@ def show_data(name: str, settings: list[str], root: Path, seed: int, picture: Pa
         raise DataError(f"--picture {picture}: must be a .png file in a folder that exists")
     if not isinstance(data, FederatedData) or not data.labelled:
         raise DataError(f"data set '{name}': its examples are not of one class each, so that there is nothing to draw")
+    from fedml_api.data.picture import draw_clients
+
     draw_clients(data, picture)
     return {**describe_data(data), "picture": str(picture)}
 

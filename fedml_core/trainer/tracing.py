@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._functorch import eager_transforms
+from torch.autograd import Variable
 from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -108,17 +109,31 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def _without_compiler() -> Iterator[None]:
-    """Keep `torch.func` from importing torch's compiler, only to tell it to stand aside; where it is not imported, it does."""
-    name = "_autograd_grad"
-    usual = getattr(eager_transforms, name, None)
-    if usual is None or "torch._dynamo" in sys.modules:
-        yield
-        return
-    setattr(eager_transforms, name, _gradients)
+    """Keep torch from importing its compiler, only to tell it to stand aside, and sympy, to learn that True is true.
+
+    Where the compiler is imported, all is left as it is.
+    """
+    replaced = [
+        (owner, name, getattr(owner, name), ours)
+        for owner, name, ours in ((eager_transforms, "_autograd_grad", _gradients), (torch, "_check_with", _check))
+        if hasattr(owner, name) and "torch._dynamo" not in sys.modules
+    ]
+    for owner, name, _, ours in replaced:
+        setattr(owner, name, ours)
     try:
         yield
     finally:
-        setattr(eager_transforms, name, usual)
+        for owner, name, usual, _ in replaced:
+            setattr(owner, name, usual)
+
+
+_usual_check: Any = getattr(torch, "_check_with", None)
+
+
+def _check(error: type[Exception], condition: Any, message: Any) -> None:
+    """`torch._check_with`, which imports the compiler's symbolic shapes even where a condition is a plain True."""
+    if condition is not True:
+        _usual_check(error, condition, message)
 
 
 def _gradients(
@@ -134,5 +149,9 @@ def _gradients(
     found: Sequence[Tensor | None] = [None] * len(inputs)
     if pairs:
         of, weights = zip(*pairs, strict=True)
-        found = torch.autograd.grad(of, inputs, weights, retain_graph, create_graph, allow_unused=True)
+        if all(grad is not None and (grad.shape, grad.dtype) == (output.shape, output.dtype) for output, grad in pairs):
+            # The engine itself: `grad` asks sympy whether equal shapes are equal.
+            found = Variable._execution_engine.run_backward(of, weights, retain_graph, create_graph, tuple(inputs), True, False)
+        else:
+            found = torch.autograd.grad(of, inputs, weights, retain_graph, create_graph, allow_unused=True)
     return tuple(torch.zeros_like(one) if grad is None else grad for one, grad in zip(inputs, found, strict=True))

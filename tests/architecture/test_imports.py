@@ -1,6 +1,7 @@
 """Who may import whom. Imports point down: core <- api <- iot, mobile, experiments."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,7 @@ def test_mathematics_knows_no_conversation(path):
         "fedml_core.security",
         "fedml_core.topology",
         "fedml_core.settings",
+        "fedml_core.exports",
         "fedml_core.errors",
         "fedml_core.rng",
     )
@@ -99,6 +101,7 @@ def test_algorithms_know_mathematics_and_cohorts_and_no_engine(path):
         "fedml_core.compression",
         "fedml_core.security",
         "fedml_core.settings",
+        "fedml_core.exports",
         "fedml_core.rng",
         "fedml_core.errors",
         "fedml_api.algorithms",
@@ -169,3 +172,41 @@ def test_the_command_line_loads_no_torch_before_it_is_needed():
 def test_all_names_what_is_there(package):
     code = f"import {package} as p; names = p.__all__; [getattr(p, n) for n in names]; print(len(names) == len(set(names)) > 0)"
     assert python(code) == "True"
+
+
+LAZY = ["fedml_api", "fedml_api.algorithms", "fedml_api.data", "fedml_api.distributed", "fedml_api.model", "fedml_core.partition"]
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_names_that_are_imported_late_are_those_that_type_checkers_see(package):
+    """The block for type checkers, `__all__`, and what is found when a name is used, of a package that imports late."""
+    found = importlib.import_module(package)
+    (block,) = [item for item in ast.parse(Path(found.__file__).read_text()).body if isinstance(item, ast.If)]
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    homes = {alias.name: item.module for item in block.body for alias in item.names}
+    assert set(homes) <= set(found.__all__) == set(dir(found))
+    assert all(getattr(found, name) is getattr(importlib.import_module(home), name) for name, home in homes.items())
+    with pytest.raises(AttributeError, match="has no attribute 'Nonsense'"):
+        found.Nonsense  # noqa: B018
+
+
+def test_a_program_imports_the_data_set_the_algorithm_and_the_model_that_it_names():
+    code = """
+import sys
+from pathlib import Path
+from fedml_api import Experiment, FedAvg, simulate
+from fedml_api.data import Mnist5k, data_sources
+from fedml_api.model import LogisticRegression, models
+from fedml_core.federation import algorithms, engines
+data = Mnist5k(clients=10).load(0, Path("data"))
+network = LogisticRegression().build((1, 28, 28), 10)
+simulate(Experiment(network, data, algorithm=FedAvg(), rounds=1, clients_per_round=2, threads=1))
+homes = {home for registry in (data_sources, models, algorithms, engines) for home in registry.homes.values()}
+print(*sorted(homes & set(sys.modules)))
+"""
+    assert python(code).split() == [
+        "fedml_api.algorithms.fedavg",
+        "fedml_api.data.mnist5k",
+        "fedml_api.model.linear",
+        "fedml_api.standalone.engine",
+    ]

@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from typing import Annotated
 
 import pytest
@@ -121,3 +124,75 @@ def test_a_registry_refuses_a_second_class_under_one_name():
         shapes.register("box")(Circle)
     with pytest.raises(ConfigError, match="did you mean 'circle'"):
         shapes["cirle"]
+
+
+@settings
+class Fruit:
+    """Something to choose, of which most lies in modules that are not imported yet."""
+
+    kernels: int = 2
+
+
+fruits: Registry[Fruit] = Registry("fruit", Fruit)
+fruits.declare("tests.fedml_core", {".orchard": "apple pear", ".nowhere": "melon"})
+
+
+def test_declared_names_are_known_and_their_module_is_imported_when_one_is_asked_for():
+    assert list(fruits) == ["apple", "melon", "pear"]
+    assert len(fruits) == 3
+    assert "pear" in fruits
+    with pytest.raises(ConfigError, match=r"did you mean 'apple'\? Allowed: apple, melon, pear"):
+        fruits["aple"]
+    assert not fruits.has(Fruit)
+    assert Fruit not in fruits.values()
+    assert "tests.fedml_core.orchard" not in sys.modules
+    apple = build(Fruit, "apple", "fruit", [])
+    assert to_plain(apple) == {"name": "apple", "kernels": 2}
+    assert fruits.name_of(type(apple)) == "apple"
+    # Whether a class is there is known without the module that does not exist.
+    assert type(apple) in fruits.values()
+    with pytest.raises(ModuleNotFoundError, match="nowhere"):
+        list(fruits.values())
+
+
+def test_a_declared_name_is_taken():
+    with pytest.raises(ValueError, match=r"fruit 'melon' is registered already, by tests\.fedml_core\.nowhere"):
+        fruits.register("melon")(Fruit)
+    with pytest.raises(ValueError, match=r"fruit 'melon' is registered already, by tests\.fedml_core\.nowhere"):
+        fruits.declare("market", {".stalls": "melon"})
+    with pytest.raises(ValueError, match=r"shape 'box' is registered already, by tests\.fedml_core\.test_settings"):
+        shapes.declare("market", {".stalls": "box"})
+    fruits.declare("tests.fedml_core", {".nowhere": "melon"})
+
+
+AGREE = """
+import importlib, json, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+from fedml_core.settings import _registries
+declared = {registry.kind: dict(registry.homes) for registry in _registries.values()}
+for module in pkgutil.iter_modules(package.__path__, sys.argv[1] + "."):
+    importlib.import_module(module.name)
+wrong = [
+    f"{registry.kind} '{name}' of {home}"
+    for registry in _registries.values()
+    if registry.kind in declared
+    for name, home in registry.homes.items()
+    if declared[registry.kind].get(name) != home
+]
+wrong += [
+    f"{registry.kind} '{name}' not in {home}"
+    for registry in _registries.values()
+    for name, home in declared.get(registry.kind, {}).items()
+    if registry[name].__module__ != home
+]
+print(json.dumps(wrong))
+"""
+
+
+@pytest.mark.parametrize(
+    "package", ["fedml_core.partition", "fedml_api.algorithms", "fedml_api.data", "fedml_api.distributed", "fedml_api.model"]
+)
+def test_what_is_declared_is_what_the_modules_register(package):
+    """In a process of its own: the names before and after all modules of the package are imported, and where their classes are."""
+    done = subprocess.run([sys.executable, "-c", AGREE, package], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []

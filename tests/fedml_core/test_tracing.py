@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from torch.func import vjp, vmap
+from torch.func import grad, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fedml_api.model import ReddiCNN, WordLSTM
@@ -98,7 +98,7 @@ params = [torch.stack([part.detach()] * 2) for part in module.parameters()]
 batch = {"x": torch.ones(2, 5, 4), "y": torch.zeros(2, 5, dtype=torch.int64)}
 step = TracedStep(Classifier(), module, params, batch, torch.ones(2, 5), True)
 step.descend(params, batch, torch.ones(2, 5), 0.1)
-print([name for name in ("torch._dynamo", "torch._inductor") if name in sys.modules])
+print([name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules])
 # What is left out is used again where it is there.
 import torch._dynamo
 again = TracedStep(Classifier(), module, params, batch, torch.ones(2, 5), True)
@@ -106,12 +106,12 @@ print(again.code == step.code)
 """
 
 
-def test_tracing_does_not_import_the_compiler():
+def test_tracing_imports_neither_the_compiler_nor_sympy():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["[]", "True"]
 
 
-def test_gradients_of_what_has_none_are_zeros_without_the_compiler(monkeypatch):
+def test_gradients_of_what_has_none_are_zeros_without_the_compiler(request):
     """`torch.func.vjp` while the compiler is kept out, against itself: y has no part in the second result, x in neither."""
 
     def function(x, y):
@@ -120,6 +120,32 @@ def test_gradients_of_what_has_none_are_zeros_without_the_compiler(monkeypatch):
 
     inputs = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
     wanted = function(*inputs)
-    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+    request.getfixturevalue("without_compiler")
     torch.testing.assert_close(tuple(trace(function, *inputs)(*inputs)), wanted)
     assert [part.tolist() for part in wanted[2:]] == [[0, 0], [1, 4]]
+
+
+@pytest.fixture
+def without_compiler(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+
+
+@pytest.mark.parametrize("seed", [torch.ones(3), torch.ones(2, dtype=torch.complex64)])
+def test_a_cotangent_that_does_not_fit_is_refused_without_the_compiler(without_compiler, seed):
+    with pytest.raises(RuntimeError, match=r"shape|dtype"):
+        trace(lambda x: vjp(lambda x: x * x, x)[1](seed), torch.ones(2))
+
+
+def test_scalars_need_no_cotangent_without_the_compiler(without_compiler):
+    traced = trace(lambda x: (grad(lambda x: (x * x).sum())(x),), torch.ones(2))
+    assert traced(torch.tensor([3.0, 4.0]))[0].tolist() == [6.0, 8.0]
+
+
+def test_what_torch_checks_is_checked_without_the_compiler(without_compiler):
+    def function(x):
+        torch._check(x.dim() == 1, lambda: "x must be a vector")
+        return (x * 2,)
+
+    assert trace(function, torch.ones(2))(torch.ones(2))[0].tolist() == [2.0, 2.0]
+    with pytest.raises(RuntimeError, match="x must be a vector"):
+        trace(function, torch.ones(2, 2))
