@@ -10,13 +10,13 @@ import pytest
 from fedml_core.errors import ConfigError
 from fedml_iot.device import make_setup
 from tests.brokers import Mosquitto, certificates
-from tests.fedml_iot.federation import DEVICES, Federation, undisturbed
+from tests.fedml_iot.federation import DEVICES, Federation, Process, undisturbed
 
-# Seconds; a process takes most of them to import torch on a busy machine.
+# Seconds on a busy machine.
 SOON = 20
 
 
-def refused(federation: Federation, *processes: subprocess.Popen[bytes]) -> list[str]:
+def refused(federation: Federation, *processes: Process) -> list[str]:
     """What commands that must fail soon say about it: one message each, without a traceback."""
     end = time.monotonic() + SOON
     messages = []
@@ -79,7 +79,7 @@ def test_certificates_that_are_not_trusted(
 
 
 # A device of a later version of the conversation.
-LATER = ("-c", "import fedml_api.distributed.worker as it; it.PROTOCOL = 99; from fedml_api.cli import main; exit(main())")
+LATER = "import fedml_api.distributed.worker as it; it.PROTOCOL = 99; from fedml_api.cli import main; exit(main())"
 
 
 def test_devices_that_do_not_belong(federation):
@@ -101,7 +101,7 @@ def test_devices_that_do_not_belong(federation):
             "start both with the same one",
         ),
         "it speaks protocol 99": (
-            federation.start("join", url, "--name", "later", *data, program=LATER),
+            federation.start("join", url, "--name", "later", *data, code=LATER),
             "install the same version of fedml on both",
         ),
     }
