@@ -28,7 +28,7 @@ CONFIG = {
     "clients_per_round": 3,
     "data": {"name": "digits", "clients": 4},
     "model": "2nn",
-    "algorithm": {"name": "fedavg", "local": {"batch_size": 4, "epochs": 4}},
+    "algorithm": {"name": "fedavg", "local": {"batch_size": 4, "epochs": 2}},
     "threads": 1,
     "evaluate_every": 4,
     "checkpoint_every": 1,
