@@ -22,6 +22,8 @@ from fedml_core.settings import Registry
 from fedml_core.trainer import Batch, Examples
 from fedml_core.trainer.trainers import VOID
 
+NO_ROWS = torch.empty(0, dtype=torch.int64)
+
 Parts = Mapping[str, np.ndarray]
 
 
@@ -123,7 +125,7 @@ class FederatedDataset(FederatedData):
 
     def test(self, client: str) -> Examples:
         """The client's own test examples; none of them is among anybody's training examples."""
-        return self.global_test.subset(self._test_parts.get(client, torch.empty(0, dtype=torch.int64)))
+        return self.global_test.subset(self._test_parts.get(client, NO_ROWS))
 
     @cached_property
     def sizes(self) -> dict[str, int]:

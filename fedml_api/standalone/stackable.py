@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedml_api.standalone.executor import Work, log
 from fedml_core import tree
 from fedml_core.errors import TrainerError
-from fedml_core.federation import ClientRunner, Evaluate, LocalUpdate, Setup, model_of
+from fedml_core.federation import ClientRunner, Evaluate, LocalUpdate, Setup, Task, model_of
 from fedml_core.trainer import LocalContext, ModelState
 from fedml_core.trainer.traced import TracedStep
 from fedml_core.trainer.transforms import Tensors
@@ -27,9 +27,12 @@ class Verdicts:
     def __init__(self, setup: Setup, stacked: bool) -> None:
         self.setup, self.stacked = setup, stacked
         self._known: dict[str, bool] = {}
+        self._last: tuple[Task | None, bool] = (None, False)
 
     def suits(self, work: Work) -> bool:
         work = work.inside()
+        if work.task is self._last[0]:
+            return self._last[1]
         kind = repr(work.task)
         if kind not in self._known:
             reason = reason_against(self.setup, work, self.stacked)
@@ -37,6 +40,7 @@ class Verdicts:
             if reason and not isinstance(work.task, Evaluate):
                 so = "clients are not stacked but carried out one by one" if self.stacked else "training steps are not traced"
                 log.warning("%s: %s", so, reason)
+        self._last = work.task, self._known[kind]
         return self._known[kind]
 
 

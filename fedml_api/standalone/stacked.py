@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import operator
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,6 +21,8 @@ from fedml_core.trainer import Batch, Examples, LocalContext, ModelState
 from fedml_core.trainer.traced import TracedStep
 from fedml_core.trainer.transforms import Tensors
 from fedml_core.tree import Tree
+
+GATHERED = 4 << 20  # bytes of small batches that are gathered together
 
 
 class Stacked(Executor):
@@ -39,7 +44,7 @@ class Stacked(Executor):
         self.verdicts = Verdicts(setup, stacked=True)
         self._steps: dict[object, TracedStep] = {}
         self._memory: Tensors = []
-        self._rows: dict[object, Tensor] = {}
+        self._rows: dict[str, Tensor] = {}
         self._natural: tuple[object, frozenset[str]] = (None, frozenset())
 
     def replies(self, work: Work) -> Iterator[tuple[str, Reply]]:
@@ -70,9 +75,12 @@ class Stacked(Executor):
         assert isinstance(task, LocalUpdate)
         # The sort is stable: clients with equally many examples keep the order of the cohort.
         ids = sorted(work.clients, key=lambda id: -self.setup.size(id))
-        run.workspace.load(model_of(work.shared)).train()
-        for part in np.array_split(np.arange(len(ids)), -(-len(ids) // self.block)):
-            clients = [run.client(ids[i], work.round) for i in part]
+        if run.workspace.view.buffers or run.workspace.counters:  # which traced steps find there; parameters are handed to them
+            run.workspace.load(model_of(work.shared))
+        blocks = -(-len(ids) // self.block)
+        ends = [len(ids) * i // blocks for i in range(blocks + 1)]
+        for begin, end in pairwise(ends):
+            clients = [run.client(id, work.round) for id in ids[begin:end]]
             courses = [(client, task.visits(client)) for client in clients]
             courses.sort(key=lambda course: -len(course[1].lengths))
             yield from self._train(work, task, Feed(courses, self.setup.device))
@@ -110,20 +118,21 @@ class Stacked(Executor):
 
         context, active, natural = about(0, len(ids)), len(ids), self._no_negatives(feed)
         carry = task.begin(params, context)
-        for count, begin, end in feed.stages():
-            part, step = [param[:count] for param in params], None
-            for index, (batch, weights) in enumerate(feed.batches(count, begin, end, self._rows), begin):
-                if plain is None and (going := feed.going[index]) < active:
-                    yield leave(going, active)
-                    carry, context = tree.map_tensors(lambda rows, n=going: rows[:n], carry), about(0, going)
-                    active = going
-                step = step or self._step(part, batch, weights, natural)
-                if plain is not None:
-                    losses = step.descend(part, batch, weights, plain)
-                else:
-                    losses, grads = step.gradients(part, batch, weights)
-                    carry = task.step(carry, [param[:active] for param in part], [grad[:active] for grad in grads], context)
-                feed.lost[index, :count].copy_(losses)
+        part, computed, step = params, active, None
+        for going, width, batch, weights, lost in feed.batches(self._rows):
+            if width < computed:
+                part, computed, step = [param[:width] for param in params], width, None
+            if plain is None and going < active:
+                yield leave(going, active)
+                carry, context = tree.map_tensors(lambda rows, n=going: rows[:n], carry), about(0, going)
+                active = going
+            step = step or self._step(part, batch, weights, natural)
+            if plain is not None:
+                losses = step.descend(part, batch, weights, plain)
+            else:
+                losses, grads = step.gradients(part, batch, weights)
+                carry = task.step(carry, [param[:active] for param in part], [grad[:active] for grad in grads], context)
+            lost.copy_(losses)
         yield leave(0, active)
 
     def _copies(self, like: Tensors, start: Tensors, count: int) -> Tensors:
@@ -145,7 +154,7 @@ class Stacked(Executor):
     def _step(self, params: Tensors, batch: Batch, weights: Tensor, natural: frozenset[str]) -> TracedStep:
         key = (natural, *(part.shape for part in batch.values()))
         if key not in self._steps:
-            setup, module = self.setup, self.sequential.run.workspace.module
+            setup, module = self.setup, self.sequential.run.workspace.module.train()
             self._steps[key] = TracedStep(setup.trainer, module, params, batch, weights, True, setup.precision, natural)
         return self._steps[key]
 
@@ -159,64 +168,57 @@ class Feed:
 
     def __init__(self, courses: list[tuple[Client, Visits]], device: torch.device) -> None:
         self.clients = [client for client, _ in courses]
-        lengths = [np.asarray(visits.lengths, dtype=np.int64) for _, visits in courses]
-        self.steps = np.array([len(one) for one in lengths])
-        self.going = (self.steps > np.arange(self.steps.max())[:, None]).sum(1).tolist()
-        self.sizes = [float(len(client.train)) for client in self.clients]
+        steps = [len(visits.lengths) for _, visits in courses]
+        self.steps, self.going = np.array(steps), [bisect_left(steps, -step, key=operator.neg) for step in range(steps[0])]
         examples = [client.train for client in self.clients]
-        first = examples[0].columns
-        counts = np.array([len(visits.order) for _, visits in courses])
+        sizes, counts = [len(one) for one in examples], np.array([len(visits.order) for _, visits in courses])
+        self.sizes, first = [float(size) for size in sizes], examples[0].columns
         self.shared = all(one.index is not None and one.columns[name] is first[name] for one in examples for name in first)
         if self.shared:
             # All look-ups in one: each client's positions, moved to where its index lies among those of all.
-            self.columns, orders = first, torch.cat([visits.order for _, visits in courses])
-            begin = np.cumsum([0, *(len(one) for one in examples[:-1])])
-            indices = torch.cat([one.index for one in examples if one.index is not None]).cpu()
-            found = indices.index_select(0, orders + torch.from_numpy(np.repeat(begin, counts)))
+            self.columns, orders = first, torch.cat([visits.order for _, visits in courses]).numpy()
+            indices = torch.cat([one.index for one in examples if one.index is not None]).cpu().numpy()
+            found = indices[orders + np.repeat(np.cumsum(sizes) - sizes, counts)]
         else:
             taken = [one.take(visits.order.to(device)) for one, (_, visits) in zip(examples, courses, strict=True)]
             self.columns = {name: torch.cat([batch[name] for batch in taken]) for name in first}
-            found = torch.arange(counts.sum())
-        # Where each visited row goes: [step, client, place in the batch].
-        all_lengths = np.concatenate(lengths)
-        step = np.repeat(np.concatenate([np.arange(len(one)) for one in lengths]), all_lengths)
-        client = np.repeat(np.arange(len(courses)), counts)
-        place = np.arange(len(step)) - np.repeat(np.cumsum(all_lengths) - all_lengths, all_lengths)
-        shape = (int(self.steps.max()), len(courses), int(all_lengths.max(initial=1)))
+            found = np.arange(counts.sum())
+        # Where each visited row goes: [step, client, place in the batch], all as one number.
+        lengths = np.array([length for _, visits in courses for length in visits.lengths], dtype=np.int64)
+        shape = (steps[0], len(courses), int(lengths.max(initial=1)))
+        starts = np.array([(step * shape[1] + client) * shape[2] for client, count in enumerate(steps) for step in range(count)])
+        places = np.arange(len(found)) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
         rows, weights = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
-        rows[step, client, place] = found.numpy()
-        weights[step, client, place] = np.repeat(1 / np.maximum(all_lengths, 1), all_lengths)
-        self.rows, self.weights = torch.from_numpy(rows).to(device), torch.from_numpy(weights).to(device)
+        rows.reshape(-1)[places], weights.reshape(-1)[places] = found, np.repeat(1 / lengths, lengths)
+        self.widths = self._widths()
+        rows = rows[np.arange(len(courses)) < np.array(self.widths)[:, None]]
+        self.rows, self.weights = (torch.from_numpy(part).to(device) for part in (rows, weights))
         self.lost = torch.zeros_like(self.weights)
         self.count = torch.from_numpy(counts.astype(np.float64))
 
-    def stages(self) -> Iterator[tuple[int, int, int]]:
-        """(clients, first step, last step + 1): how many to compute for, and for how long. Few sizes, because each is traced."""
-        grain = -(-len(self.steps) // 4)
-        going = [-(-count // grain) * grain for count in self.going]
-        begin = 0
-        for step in range(1, len(going) + 1):
-            if step == len(going) or going[step] < going[begin]:
-                yield min(going[begin], len(self.steps)), begin, step
-                begin = step
+    def _widths(self) -> list[int]:
+        """For how many clients each step is computed: for those who go on, rounded up to one of four numbers, as each is traced."""
+        clients = len(self.clients)
+        grain = -(-clients // 4)
+        return [min(-(-going // grain) * grain, clients) for going in self.going]
 
-    def batches(self, count: int, begin: int, end: int, memory: dict[object, Tensor]) -> Iterator[tuple[Batch, Tensor]]:
-        """Steps `begin` to `end`: a batch for each of the first `count` clients, columns `[count, b, ...]`, weights `[count, b]`.
+    def batches(self, memory: dict[str, Tensor]) -> Iterator[tuple[int, int, Batch, Tensor, Tensor]]:
+        """Step by step: how many clients go on, for how many to compute, and the batches of these, columns `[clients, b, ...]`.
 
-        Small batches are gathered together. The columns lie in `memory`, which the next ones overwrite.
+        With them come their weights, and where their losses go, `[clients, b]` each. Small batches are gathered together, in
+        `memory`, which the next ones overwrite.
         """
-        together = Examples.together(self.columns, count * self.rows.shape[2])
-        for first in range(begin, end, together):
-            rows = self.rows[first : min(first + together, end), :count]
-            flat, parts = rows.flatten(), []
-            for name, column in self.columns.items():
-                key = (name, len(flat))
-                if key not in memory:
-                    memory[key] = column.new_empty((len(flat), *column.shape[1:]))
-                gathered = torch.index_select(column, 0, flat, out=memory[key])
-                parts.append(gathered.view(*rows.shape, *column.shape[1:]).unbind())
-            for index, batch in enumerate(zip(*parts, strict=True), first):
-                yield dict(zip(self.columns, batch, strict=True)), self.weights[index, :count]
+        clients, size = self.weights.shape[1:]
+        most = GATHERED // (size * sum(column[:1].nbytes for column in self.columns.values()) or 1)
+        weights, lost, rows = self.weights.unbind(), self.lost.unbind(), 0
+        for steps in _grouped(self.widths, most):
+            widths = self.widths[steps.start : steps.stop]
+            picked = self.rows[rows : (rows := rows + sum(widths))].flatten()
+            parts = [_gathered(name, column, picked, memory) for name, column in self.columns.items()]
+            parts = [part.view(-1, size, *part.shape[1:]).split(widths) for part in parts]
+            for step, width, *batch in zip(steps, widths, *parts, strict=True):
+                given = (one[step] if width == clients else one[step][:width] for one in (weights, lost))
+                yield self.going[step], width, dict(zip(self.columns, batch, strict=True)), *given
 
     def means(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Totals and counts of the losses of these clients."""
@@ -224,11 +226,34 @@ class Feed:
         return torch.where(real, self.lost[:, first:last], 0.0).sum((0, 2), dtype=torch.float64).cpu(), self.count[first:last]
 
 
+def _grouped(widths: list[int], most: int) -> Iterator[range]:
+    """Consecutive steps whose widths make at most so many together, or single ones."""
+    begin = total = 0
+    for step, width in enumerate(widths):
+        if step > begin and total + width > most:
+            yield range(begin, step)
+            begin, total = step, 0
+        total += width
+    if widths:
+        yield range(begin, len(widths))
+
+
+def _gathered(name: str, column: Tensor, rows: Tensor, memory: dict[str, Tensor]) -> Tensor:
+    """These rows of a column, in memory that is kept under its name."""
+    kept, shape = memory.get(name), (len(rows), *column.shape[1:])
+    if kept is None or len(kept) < len(rows) or kept.shape[1:] != column.shape[1:] or kept.dtype != column.dtype:
+        kept = memory[name] = column.new_empty(shape)
+    return torch.index_select(column, 0, rows, out=kept if len(kept) == len(rows) else kept[: len(rows)])
+
+
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
     """So many threads of torch meanwhile; None leaves them as they are."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    if count in (None, before):
+        yield
+        return
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from fedml_core import tree
 from fedml_core.federation.client import Mean, Replies, Reply
 from fedml_core.settings import Registry, settings
@@ -95,11 +98,13 @@ class WeightedMean(Aggregator):
 
     def add_stack(self, total: Sum, replies: Replies) -> Sum:
         weights = replies.weights if self.by == "examples" else [float(weight > 0) for weight in replies.weights]
-        parts = tree.tensors(replies.value)
-        sums = [(part.new_tensor(weights) @ part.reshape(len(part), -1)).view(part.shape[1:]) for part in parts]
-        value = tree.replace_tensors(replies.value, sums)
-        metrics = {name: Mean(float(totals.sum()), float(counts.sum())) for name, (totals, counts) in replies.metrics.items()}
-        return self.merge(total, Sum(value, sum(weights), len(weights), metrics))
+        factors = torch.tensor(weights, dtype=torch.float64)
+
+        def folded(part: Tensor) -> Tensor:
+            return (factors.to(part) @ part.reshape(len(part), -1)).view(part.shape[1:])
+
+        metrics = {name: Mean(sum(totals.tolist()), sum(counts.tolist())) for name, (totals, counts) in replies.metrics.items()}
+        return self.merge(total, Sum(tree.map_tensors(folded, replies.value), sum(weights), len(weights), metrics))
 
     def merge(self, total: Sum, other: Sum) -> Sum:
         if total.value is None or other.value is None:

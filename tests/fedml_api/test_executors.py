@@ -286,7 +286,7 @@ def test_the_block_shrinks_as_clients_get_through():
     clients = [runner.client(id, 0) for id in data.client_ids]
     feed = Feed([(client, task.visits(client)) for client in clients], torch.device("cpu"))
     assert feed.going == [5, 2, 2, 2, 2, 2, 2, 2, 1, 1]
-    assert list(feed.stages()) == [(5, 0, 1), (2, 1, 10)]
+    assert feed.widths == [5, *[2] * 9]
 
 
 @tasks.register("fail for executors")
