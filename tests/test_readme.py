@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tokenize
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedml_core.communication.launch import mpirun
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.S | re.M)
@@ -17,6 +19,9 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("experiments/*/README.md"))]
 BLOCKS = [(f"{page.relative_to(ROOT)}:{i}", *block) for page in PAGES for i, block in enumerate(BLOCK.findall(page.read_text()))]
 # Blocks that take most of a minute on a busy machine: `make soak` runs them.
 LONG = {f"experiments/{name}/README.md:0" for name in ("fedgan", "fednas", "vertical")}
+
+# A command of which bash would change nothing. How `fedml` is found and started, the blocks of the first page show.
+PLAIN = re.compile(r"fedml [\w ./=:-]+")
 
 
 def environment() -> dict[str, str]:
@@ -28,6 +33,11 @@ def run(command: list[str | Path], folder: Path) -> str:
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def forked(arguments: list[str], folder: Path) -> None:
+    with (folder / "out.txt").open("w") as out, (folder / "log.txt").open("w") as log:
+        assert Forked(arguments, folder, out, log, env=environment()).wait(200) == 0, (folder / "log.txt").read_text()
 
 
 @pytest.fixture
@@ -51,7 +61,11 @@ def test_block_runs(copy, where, language, code):
         run([sys.executable, "-W", "error", "-c", code], copy)
     elif language == "bash":
         for line in filter(None, map(str.strip, code.splitlines())):
-            run(["bash", "-c", shortened(line)], copy)
+            command = shortened(line)
+            if PLAIN.fullmatch(command) and not where.startswith("README.md"):
+                forked(shlex.split(command)[1:], copy)
+            else:
+                run(["bash", "-c", command], copy)
     else:
         assert language in {"text", "yaml"}, f"{where}: a block of {language} is not run by anything"
 

@@ -53,7 +53,7 @@ def test_same_bits_as_the_reference(reference, algorithm, engine):
     assert simulate(experiment(algorithm, IN_PROCESS[engine])).sha256 == reference[algorithm].sha256
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 5])
+@pytest.mark.parametrize("ranks", [1, 3, *(pytest.param(ranks, marks=pytest.mark.soak) for ranks in (2, 5))])
 def test_same_bits_under_mpirun(reference, ranks):
     command, environment = mpi_or_skip(ranks, [sys.executable, "-m", "tests.conformance.experiments"])
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)

@@ -22,6 +22,7 @@ from fedml_api.data.picture import draw_clients
 from fedml_core.errors import ConfigError, DataError
 from fedml_core.partition import Iid, Shards
 from fedml_core.rng import rng
+from tests.forked import Forked
 
 NOWHERE = Path("nowhere")
 PACKAGED = [(Mnist5k, 5000, 784), (Digits, 1797, 64)]
@@ -285,11 +286,23 @@ def test_damaged_columns_are_made_anew(monkeypatch, tmp_path, content):
 
 
 def test_processes_may_make_the_columns_at_the_same_time(tmp_path):
-    code = "import sys; from pathlib import Path; from fedml_api.data import Synthetic, mapped; mapped.LARGE = 1"
-    code += "; sys.stdin.read(); print(Synthetic(clients=3).load(0, Path(sys.argv[1])).fingerprint)"
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    found = [process.communicate()[0] for process in started]
+    code = """
+import sys, time
+from pathlib import Path
+from fedml_api.data import Synthetic, mapped
+folder = Path(sys.argv[1])
+mapped.LARGE = 1
+while not (folder / "go").exists():
+    time.sleep(0.001)
+print(Synthetic(clients=3).load(0, folder).fingerprint)
+"""
+    started = []
+    for process in range(4):
+        with (tmp_path / f"{process}.txt").open("w") as out:
+            started.append(Forked([str(tmp_path)], tmp_path, out, out, code))
+    (tmp_path / "go").touch()
+    assert [process.wait(60) for process in started] == [0] * 4
+    found = [(tmp_path / f"{process}.txt").read_text() for process in range(4)]
     assert found == [Synthetic(clients=3).load(0, NOWHERE).fingerprint + "\n"] * 4
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
@@ -325,10 +338,10 @@ if len(sys.argv) > 2:
     about = {name: int(value.split()[0]) for name, _, value in (next(lines).partition(":") for _ in range(16))}
     print(about["Size"], about["Rss"], about["Private_Dirty"])
 """
-    run = [sys.executable, "-c", code, str(tmp_path)]
-    subprocess.run(run, check=True)
-    output = subprocess.run([*run, "again"], check=True, capture_output=True, text=True).stdout
-    size, touched, own = map(int, output.split())
+    with (tmp_path / "out.txt").open("w") as out:
+        for arguments in ([str(tmp_path)], [str(tmp_path), "again"]):
+            assert Forked(arguments, tmp_path, out, out, code).wait(60) == 0
+    size, touched, own = map(int, (tmp_path / "out.txt").read_text().split())
     assert size > 32 << 10
     assert touched < size / 4
     assert own == 0

@@ -1,5 +1,6 @@
 """The executors of the standalone engine against the sequential one."""
 
+import functools
 import logging
 import os
 import random
@@ -133,14 +134,15 @@ def test_clients_that_bring_their_own_tensors():
     assert difference(ours, theirs) < 1e-5
 
 
+@functools.cache
+def losses_with_dropout(engine):
+    return [run(engine, module=network(nn.Dropout(0.4)), seed=seed, rounds=2).history[-1]["train_loss"] for seed in range(20)]
+
+
 @pytest.mark.parametrize("executor", ["traced", "stacked", "stacked in processes"])
 def test_dropout_is_the_same_in_distribution(executor):
     """Mean loss over 20 seeds: the difference of two means of 20 is within three of its standard deviations."""
-
-    def losses(engine):
-        return [run(engine, module=network(nn.Dropout(0.4)), seed=seed, rounds=2).history[-1]["train_loss"] for seed in range(20)]
-
-    ours, theirs = losses(EXECUTORS[executor]), losses(SEQUENTIAL)
+    ours, theirs = losses_with_dropout(EXECUTORS[executor]), losses_with_dropout(SEQUENTIAL)
     assert ours != theirs
     spread = statistics.stdev([a - b for a, b in zip(ours, theirs, strict=True)]) / 20**0.5
     assert abs(statistics.mean(ours) - statistics.mean(theirs)) < 3 * spread + 1e-3

@@ -1,16 +1,15 @@
 """kill -9 at any moment, then `fedml resume`: the same final parameters as an undisturbed run."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.forked import FEDML, Forked
 
 CONFIG = {
     "name": "kill",
@@ -33,17 +32,15 @@ STATEFUL = CONFIG | {
 }
 
 
-def fedml(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+def fedml(*arguments: str, cwd: Path) -> Forked:
     """The command, with the local update of `STATEFUL` registered."""
-    command = [sys.executable, "-m", "tests.fedml_api.stateful", *arguments, "--format", "json"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with (cwd / "out.json").open("w") as out, (cwd / "log.txt").open("w") as log:
+        return Forked([*arguments, "--format", "json"], cwd, out, log, f"import tests.fedml_api.stateful; {FEDML}")
 
 
-def answer(process: subprocess.Popen[str]) -> dict[str, str]:
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return json.loads(out)
+def answer(folder: Path, process: Forked) -> dict[str, str]:
+    assert process.wait(120) == 0, (folder / "log.txt").read_text()
+    return json.loads((folder / "out.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +53,13 @@ def whole(folder: Path, config: dict[str, object]) -> tuple[str, float]:
     (folder / "kill.yaml").write_text(yaml.safe_dump(config))
     process = fedml("run", "kill.yaml", cwd=folder)
     begun = wait_for_run(folder, process)
-    found = answer(process)
+    found = answer(folder, process)
     return found["sha256"], time.monotonic() - begun
 
 
-def wait_for_run(folder: Path, process: subprocess.Popen[str]) -> float:
+def wait_for_run(folder: Path, process: Forked) -> float:
     while not list(folder.glob("runs/[!.]*")):
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None, (folder / "log.txt").read_text()
         time.sleep(0.005)
     return time.monotonic()
 
@@ -79,16 +76,16 @@ def kill_and_resume(folder: Path, moments: list[float | str], config: dict[str, 
     for moment in moments:
         if isinstance(moment, str):
             while not list(folder.glob(f"runs/[!.]*/checkpoints/{moment}.json")):
-                assert process.poll() is None, process.communicate()[1]
+                assert process.poll() is None, (folder / "log.txt").read_text()
                 time.sleep(0.005)
         else:
             time.sleep(moment)
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.wait()
         (run,) = folder.glob("runs/[!.]*")
         done.append(max((int(path.stem) for path in run.glob("checkpoints/[0-9]*.json")), default=0))
         process = fedml("resume", str(run), cwd=folder)
-    return answer(process)["sha256"], done
+    return answer(folder, process)["sha256"], done
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])

@@ -1,6 +1,4 @@
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import yaml
 
 from tests.brokers import Mosquitto
 from tests.fedml_iot.federation import CONFIG, Federation
+from tests.forked import Forked
 
 
 @pytest.fixture
@@ -23,8 +22,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The clients' data as `fedml export` writes it."""
     folder = tmp_path_factory.mktemp("export")
     (folder / "edge.yaml").write_text(yaml.safe_dump(CONFIG))
-    command = [sys.executable, "-m", "fedml_api.cli", "export", "edge.yaml", "data"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    with (folder / "log.txt").open("w") as log:
+        assert Forked(["export", "edge.yaml", "data"], folder, log, log).wait() == 0
     return folder / "data"
 
 

@@ -4,9 +4,10 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -17,8 +18,8 @@ from fedml_api.standalone.auto import Choice
 from fedml_api.standalone.engine import StandaloneSession
 from fedml_api.standalone.state_store import StateStore
 from tests.brokers import Mosquitto
+from tests.forked import FEDML, Forked
 
-FEDML = ("-m", "fedml_api.cli")
 DEVICES = ["0", "1", "2", "3"]
 CONFIG = {
     "name": "edge",
@@ -27,11 +28,12 @@ CONFIG = {
     "clients_per_round": 3,
     "data": {"name": "digits", "clients": 4},
     "model": "2nn",
-    "algorithm": {"name": "fedavg", "local": {"batch_size": 4, "epochs": 4}},
+    "algorithm": {"name": "fedavg", "local": {"batch_size": 4, "epochs": 2}},
     "threads": 1,
     "evaluate_every": 4,
     "checkpoint_every": 1,
 }
+Process = Forked | subprocess.Popen[bytes]
 SEQUENTIAL = ["engine=standalone", "engine.executor=sequential", "engine.processes=1"]
 
 
@@ -40,35 +42,39 @@ class Federation:
 
     def __init__(self, folder: Path, broker: Mosquitto, config: Mapping[str, object] = CONFIG, url: str | None = None) -> None:
         self.folder, self.broker, self.url = folder, broker, url or broker.url
-        self.devices: dict[str, subprocess.Popen[bytes]] = {}
-        self.started: list[subprocess.Popen[bytes]] = []
+        self.devices: dict[str, Process] = {}
+        self.started: list[Process] = []
         self._logs: dict[int, Path] = {}
         engine = {"name": "edge", "broker": broker.url, "devices": 3, "minimum": 1, "deadline": 10.0}
         (folder / "edge.yaml").write_text(yaml.safe_dump(dict(config) | {"engine": engine}))
 
-    def start(self, *arguments: str, program: Sequence[str] = FEDML, stderr: int | None = None) -> subprocess.Popen[bytes]:
-        """Run a `fedml` command, or another Python `program` with the same arguments."""
-        command = [sys.executable, *program, *arguments]
+    def start(self, *arguments: str, code: str = FEDML, stderr: int | None = None, afresh: bool = False) -> Process:
+        """Run a `fedml` command, or other `code` with the same arguments; `afresh`: as a user does, by a Python of its own."""
         name = f"{arguments[0]}-{time.monotonic_ns()}"
         with (self.folder / f"{name}.json").open("w") as out, (self.folder / f"{name}.txt").open("w") as log:
-            process = subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=log if stderr is None else stderr)
+            errors = log if stderr is None else stderr
+            if afresh:
+                command = [sys.executable, "-m", "fedml_api.cli", *arguments]
+                process = subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=errors)
+            else:
+                process = Forked(arguments, self.folder, out, errors, code)
         self.started.append(process)
         self._logs[process.pid] = self.folder / f"{name}.txt"
         return process
 
-    def log(self, process: subprocess.Popen[bytes]) -> str:
+    def log(self, process: Process) -> str:
         """What a process has said on stderr."""
         return self._logs[process.pid].read_text()
 
-    def join(self, *names: str) -> None:
+    def join(self, *names: str, **how: Any) -> None:
         for name in names:
             data = ["--data", f"data/{name}", "--state", f"state/{name}"]
-            self.devices[name] = self.start("join", f"{self.url}/default", "--name", name, *data)
+            self.devices[name] = self.start("join", f"{self.url}/default", "--name", name, *data, **how)
 
-    def serve(self, *overrides: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
-        return self.start("serve", "edge.yaml", *overrides, "--format", "json", stderr=stderr)
+    def serve(self, *overrides: str, **how: Any) -> Process:
+        return self.start("serve", "edge.yaml", *overrides, "--format", "json", **how)
 
-    def resume(self) -> subprocess.Popen[bytes]:
+    def resume(self) -> Process:
         return self.start("serve", str(self.run), "--resume", "--format", "json")
 
     @property
@@ -80,21 +86,21 @@ class Federation:
         paths = list(self.folder.glob("runs/[!.]*/metrics.jsonl"))
         return [json.loads(line) for line in paths[0].read_text().splitlines()] if paths else []
 
-    def wait_for_round(self, round: int, server: subprocess.Popen[bytes]) -> None:
+    def wait_for_round(self, round: int, server: Process) -> None:
         end = time.monotonic() + 60
         while not any(row["round"] >= round for row in self.rows()):
             assert server.poll() is None, "the server ended"
             assert time.monotonic() < end, "no progress"
             time.sleep(0.01)
 
-    def wait_for_log(self, process: subprocess.Popen[bytes], text: str, times: int = 1) -> None:
+    def wait_for_log(self, process: Process, text: str, times: int = 1) -> None:
         end = time.monotonic() + 60
         while self.log(process).count(text) < times:
             assert process.poll() is None, self.log(process)
             assert time.monotonic() < end, self.log(process)
             time.sleep(0.01)
 
-    def result(self, server: subprocess.Popen[bytes]) -> dict[str, object]:
+    def result(self, server: Process) -> dict[str, object]:
         assert server.wait(120) == 0, self.logs("*")
         newest = max(self.folder.glob("serve-*.json"), key=lambda path: path.name)
         return json.loads(newest.read_text())
@@ -128,6 +134,14 @@ def reference(federation: Federation, rows: list[dict[str, object]]) -> str:
     return simulate(one).sha256
 
 
+_found: dict[str, str] = {}
+
+
 def undisturbed(federation: Federation, *changes: str) -> str:
-    config, _ = read_config(federation.folder / "edge.yaml", [*SEQUENTIAL, *changes])
-    return simulate(prepare(config, [])).sha256
+    """SHA-256 of a simulation in which all who are asked reply. It is done once for all tests with the same configuration."""
+    path = federation.folder / "edge.yaml"
+    key = yaml.safe_dump([yaml.safe_load(path.read_text()) | {"engine": None}, changes])
+    if key not in _found:
+        config, _ = read_config(path, [*SEQUENTIAL, *changes])
+        _found[key] = simulate(prepare(config, [])).sha256
+    return _found[key]

@@ -12,10 +12,9 @@ from tests.fedml_iot.federation import CONFIG, Federation, reference, undisturbe
 SPLIT = CONFIG | {"rounds": 3, "algorithm": {"name": "split", "cut": 2, "local": {"batch_size": 8}}, "evaluate_every": 1}
 
 
-def dying(letters: int) -> tuple[str, ...]:
+def dying(letters: int) -> str:
     """A `fedml` that is killed, as if from outside, before it writes this letter."""
     return (
-        "-c",
         "import os, signal, sys\n"
         "from fedml_api.distributed import talking\n"
         "send, count = talking._Open._send, 0\n"
@@ -27,7 +26,7 @@ def dying(letters: int) -> tuple[str, ...]:
         "    send(*arguments)\n"
         "talking._Open._send = dies\n"
         "from fedml_api.cli import main\n"
-        "sys.exit(main())",
+        "sys.exit(main())"
     )
 
 
@@ -42,7 +41,7 @@ def federation(tmp_path, broker, exported):
 def test_the_next_device_goes_on_from_before_the_turn_of_one_that_is_killed(federation):
     federation.join("0", "1", "2")
     data = ["--data", "data/3", "--state", "state/3"]
-    doomed = federation.start("join", f"{federation.url}/default", "--name", "3", *data, program=dying(60))
+    doomed = federation.start("join", f"{federation.url}/default", "--name", "3", *data, code=dying(60))
     server = federation.serve("engine.devices=4")
     assert doomed.wait(60) == -signal.SIGKILL
     federation.join("3")

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from fedml_api.run.clients import newest_table
-from tests.fedml_iot.federation import CONFIG, DEVICES, Federation, reference, undisturbed
+from tests.fedml_iot.federation import CONFIG, DEVICES, Federation, Process, reference, undisturbed
 
 
 def test_devices_train_the_model_of_the_simulation(federation):
-    federation.join(*DEVICES)
-    server = federation.serve("engine.devices=4", "evaluate_clients=5")
+    """One of them, and the server, are started as a user starts them."""
+    federation.join("0", afresh=True)
+    federation.join(*DEVICES[1:])
+    server = federation.serve("engine.devices=4", "evaluate_clients=5", afresh=True)
     found = federation.result(server)
     assert found["sha256"] == undisturbed(federation)
     assert [row["round"] for row in federation.rows() if "client_accuracy_min" in row] == [5, 10, 12]
@@ -197,7 +199,7 @@ def test_a_gateway_hosts_several_clients(federation):
     assert federation.result(server)["sha256"] == undisturbed(federation)
 
 
-def memory(process: subprocess.Popen[bytes]) -> float:
+def memory(process: Process) -> float:
     """Resident megabytes."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))

@@ -2,7 +2,6 @@
 
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,13 @@ import pytest
 from fedml_core.errors import ConfigError
 from fedml_iot.device import make_setup
 from tests.brokers import Mosquitto, certificates
-from tests.fedml_iot.federation import DEVICES, Federation, undisturbed
+from tests.fedml_iot.federation import DEVICES, Federation, Process, undisturbed
 
-# Seconds; a process takes most of them to import torch on a busy machine.
+# Seconds on a busy machine.
 SOON = 20
 
 
-def refused(federation: Federation, *processes: subprocess.Popen[bytes]) -> list[str]:
+def refused(federation: Federation, *processes: Process) -> list[str]:
     """What commands that must fail soon say about it: one message each, without a traceback."""
     end = time.monotonic() + SOON
     messages = []
@@ -29,57 +28,51 @@ def refused(federation: Federation, *processes: subprocess.Popen[bytes]) -> list
     return messages
 
 
-def both_refused(federation: Federation, url: str, remedies: list[str]) -> None:
-    """A device and a server that reach for the broker at `url` are refused, and told all `remedies`."""
-    address, _, options = url.partition("?")
-    messages = refused(
-        federation,
-        federation.start("join", f"{address}/default?{options}", "--name", "0", "--data", "data/0"),
-        federation.start("serve", "edge.yaml", f"engine.broker={url}"),
-    )
-    for message in messages:
-        assert [remedy for remedy in remedies if remedy not in message] == [], message
+def all_refused(federation: Federation, cases: dict[str, list[str]]) -> None:
+    """A device and a server that reach for a broker at each of these URLs are refused, and told all the remedies of it."""
+    started = []
+    for url in cases:
+        address, _, options = url.partition("?")
+        device = federation.start("join", f"{address}/default?{options}", "--name", "0", "--data", "data/0")
+        started.append((device, federation.start("serve", "edge.yaml", f"engine.broker={url}")))
+    for processes, (url, remedies) in zip(started, cases.items(), strict=True):
+        for message in refused(federation, *processes):
+            assert [remedy for remedy in remedies if remedy not in message] == [], (url, message)
 
 
-@pytest.mark.parametrize("user", ["device:wrong@", "nobody:secret@", ""])
-def test_wrong_user_or_password(federation, tmp_path, user):
+def test_wrong_user_or_password(federation: Federation, tmp_path: Path) -> None:
     (tmp_path / "passwords").write_text("device:secret\n")
     subprocess.run(["mosquitto_passwd", "-U", tmp_path / "passwords"], check=True)
     config = ["listener {port} 127.0.0.1", f"password_file {tmp_path / 'passwords'}", "user root"]
+    who = {"device:wrong@": "user 'device'", "nobody:secret@": "user 'nobody'", "": "whoever gives no user and password"}
     with Mosquitto(tmp_path, config) as broker:
-        who = f"user '{user.partition(':')[0]}'" if user else "whoever gives no user and password"
-        both_refused(federation, f"mqtt://{user}127.0.0.1:{broker.port}", [f"refuses {who}", "check user, password"])
+        cases = {f"mqtt://{user}127.0.0.1:{broker.port}": [f"refuses {name}", "check user, password"] for user, name in who.items()}
+        all_refused(federation, cases)
     assert "wrong" not in federation.logs("*")
 
 
-TRUST = ["not trusted", "certificate authority (ca=FILE)"]
-
-
-@pytest.mark.parametrize(
-    ("options", "remedies"),
-    [
-        pytest.param(lambda pem: f"?ca={pem['stranger.pem']}", TRUST, id="another authority"),
-        pytest.param(lambda pem: "", TRUST, id="an authority unknown to the system"),
-        pytest.param(lambda pem: f"?ca={pem['ca.pem']}", ["client certificate (cert=FILE, key=FILE)"], id="no certificate"),
-        pytest.param(
-            lambda pem: f"?ca={pem['ca.pem']}&cert={pem['stranger.pem']}&key={pem['stranger.key']}",
-            ["may not trust", "stranger.pem", "the authority that the broker trusts"],
-            id="a certificate of another authority",
-        ),
-    ],
-)
-def test_certificates_that_are_not_trusted(
-    federation: Federation, tmp_path: Path, options: Callable[[dict[str, Path]], str], remedies: list[str]
-) -> None:
+def test_certificates_that_are_not_trusted(federation: Federation, tmp_path: Path) -> None:
     (tmp_path / "pem").mkdir()
     pem = certificates(tmp_path / "pem")
     server = [f"cafile {pem['ca.pem']}", f"certfile {pem['server.pem']}", f"keyfile {pem['server.key']}"]
+    trust = ["not trusted", "certificate authority (ca=FILE)"]
     with Mosquitto(tmp_path, ["listener {port} 127.0.0.1", *server, "require_certificate true", "user root"]) as broker:
-        both_refused(federation, f"mqtts://127.0.0.1:{broker.port}{options(pem)}", remedies)
+        url = f"mqtts://127.0.0.1:{broker.port}"
+        cases = {
+            f"{url}?ca={pem['stranger.pem']}": trust,
+            url: trust,  # the system's authorities
+            f"{url}?ca={pem['ca.pem']}": ["client certificate (cert=FILE, key=FILE)"],
+            f"{url}?ca={pem['ca.pem']}&cert={pem['stranger.pem']}&key={pem['stranger.key']}": [
+                "may not trust",
+                "stranger.pem",
+                "the authority that the broker trusts",
+            ],
+        }
+        all_refused(federation, cases)
 
 
 # A device of a later version of the conversation.
-LATER = ("-c", "import fedml_api.distributed.worker as it; it.PROTOCOL = 99; from fedml_api.cli import main; exit(main())")
+LATER = "import fedml_api.distributed.worker as it; it.PROTOCOL = 99; from fedml_api.cli import main; exit(main())"
 
 
 def test_devices_that_do_not_belong(federation):
@@ -101,7 +94,7 @@ def test_devices_that_do_not_belong(federation):
             "start both with the same one",
         ),
         "it speaks protocol 99": (
-            federation.start("join", url, "--name", "later", *data, program=LATER),
+            federation.start("join", url, "--name", "later", *data, code=LATER),
             "install the same version of fedml on both",
         ),
     }

@@ -38,7 +38,7 @@ def test_a_device_that_dies_in_its_turn_has_the_layers_it_keeps_from_before_it(t
     try:
         federation.join(*others)
         data = ["--data", f"data/{victim}", "--state", f"state/{victim}"]
-        device = federation.start("join", f"{broker.url}/default", "--name", victim, *data, program=("-c", VICTIM))
+        device = federation.start("join", f"{broker.url}/default", "--name", victim, *data, code=VICTIM)
         server = federation.serve("engine.devices=4", "engine.deadline=60")
         assert device.wait(60) == -9
         federation.join(victim)
