@@ -16,6 +16,7 @@ LARGE = CONFIG | {
     "clients_per_round": 4,
     "data": {"name": "digits", "clients": 5},
     "model": {"name": "2nn", "hidden": 700},
+    "algorithm": {"name": "fedavg", "local": {"batch_size": 4, "epochs": 4}},
     "evaluate_every": 100,
 }
 
