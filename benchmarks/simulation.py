@@ -185,12 +185,13 @@ def measure(
     rounds: int,
     commands: dict[str, list[str]] | None = None,
     turn: int = 1,
+    by_hand: bool = True,
 ) -> dict[str, Any]:
     """Median seconds per round of every contestant, in turns of so many rounds; `commands` start those of other libraries."""
     torch.manual_seed(0)
     data = partition(work)
     x, y = (data.global_train.columns[name].split(work.sizes) for name in "xy")
-    by_hand = list(zip(x, y, strict=True))
+    clients = list(zip(x, y, strict=True))
     model = work.model()
     contestants: dict[str, Callable[[int], float | None]] = {}
     with ExitStack() as stack:
@@ -198,8 +199,9 @@ def measure(
             contestants[name] = Ours(work, model, data, stack, engine, precision)
         # By hand one leaves the weights as torch makes them; the layout of the library's CNN is part of what is compared.
         naive, lean = (copy.deepcopy(model).to(memory_format=torch.contiguous_format) for _ in range(2))
-        contestants["naive"] = lambda round: naive_round(naive, by_hand, work.batch, LR, work.trainer)
-        contestants["lean"] = lambda round: lean_round(lean, work.trainer, by_hand, work.batch)
+        if by_hand:
+            contestants["naive"] = lambda round: naive_round(naive, clients, work.batch, LR, work.trainer)
+            contestants["lean"] = lambda round: lean_round(lean, work.trainer, clients, work.batch)
         contestants |= {peer.name: peer.round for peer in started(work, model, data, commands or {}, stack)}
         times: dict[str, list[float]] = {name: [] for name in contestants}
         for first in range(0, rounds + 2, turn):

@@ -17,7 +17,7 @@ HIDDEN = 670
 
 
 def forward(name: str, classes: int, dropout: bool, x: jnp.ndarray) -> jnp.ndarray:
-    """The logits. A layer is named after torch's layer, with an underscore in front where that is a number."""
+    """The logits. Layers are named by `_of_haiku` after those of torch."""
     match name:
         case "LogisticRegression":
             return hk.Linear(classes, name="_1")(hk.Flatten()(x))
@@ -34,8 +34,13 @@ def forward(name: str, classes: int, dropout: bool, x: jnp.ndarray) -> jnp.ndarr
         case "WordLSTM":
             x, cell = hk.Embed(classes, 96, name="embed")(x), hk.LSTM(HIDDEN, name="lstm")
             x, _ = hk.dynamic_unroll(cell, x, cell.initial_state(len(x)), time_major=False)
-            return hk.Linear(classes, name="words")(hk.Linear(96, name="narrow")(x))
+            return hk.Linear(classes, name="head_1")(hk.Linear(96, name="head_0")(x))
     raise ValueError(f"no network {name} here")
+
+
+def _of_haiku(layer: str) -> str:
+    """What a layer of torch is called here: with an underscore for every dot, and in front of a number."""
+    return "_" + layer if layer.isdigit() else layer.replace(".", "_")
 
 
 def to_haiku(torch: Arrays, inner: tuple[int, ...]) -> dict[str, Arrays]:
@@ -45,7 +50,7 @@ def to_haiku(torch: Arrays, inner: tuple[int, ...]) -> dict[str, Arrays]:
         layer, _, kind = name.rpartition(".")
         if layer == "lstm":
             continue
-        target = found.setdefault("_" + layer if layer.isdigit() else layer, {})
+        target = found.setdefault(_of_haiku(layer), {})
         if kind == "bias":
             target["b"] = array
         elif layer == "embed":
@@ -71,7 +76,7 @@ def to_torch(haiku: dict[str, Arrays], like: Arrays, inner: tuple[int, ...]) -> 
         layer, _, kind = name.rpartition(".")
         if layer == "lstm":
             continue
-        source = haiku["_" + layer if layer.isdigit() else layer]
+        source = haiku[_of_haiku(layer)]
         if kind == "bias":
             found[name] = np.asarray(source["b"])
         elif layer == "embed":

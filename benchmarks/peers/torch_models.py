@@ -18,11 +18,10 @@ class WordLSTM(nn.Module):
         self.embed = nn.Embedding(words, 96)
         self.lstm = nn.LSTM(96, 670, batch_first=True)
         nn.init.zeros_(self.lstm.bias_hh_l0).requires_grad_(False)
-        self.narrow = nn.Linear(670, 96)
-        self.words = nn.Linear(96, words)
+        self.head = nn.Sequential(nn.Linear(670, 96), nn.Linear(96, words))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.words(self.narrow(self.lstm(self.embed(x))[0]))
+        return self.head(self.lstm(self.embed(x))[0])
 
 
 def build(settings: dict[str, Any]) -> nn.Module:
@@ -53,5 +52,7 @@ def loss(logits: Tensor, y: Tensor) -> Tensor:
 def loaded(settings: dict[str, Any], arrays: dict[str, Any]) -> nn.Module:
     """The network with these parameters."""
     network = build(settings)
-    network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, strict=False)
+    found = network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, strict=False)
+    if found.unexpected_keys:
+        raise ValueError(f"no parameters {', '.join(found.unexpected_keys)} here: the library's network has other names by now")
     return network

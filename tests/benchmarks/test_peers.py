@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import peers, simulation
-from benchmarks.peers import Peer
+from benchmarks.peers import Peer, torch_models
 from fedml_api.model import LogisticRegression
 
 PRETENDER = """
@@ -49,6 +49,22 @@ def test_a_peer_takes_part_and_an_absent_one_is_left_out(commands, capsys, monke
     header, row, _ = capsys.readouterr().out.splitlines()
     assert header.split()[-1] == "pretender"
     assert float(row.split()[-1]) > 1, "four seconds and a half are many times a round by hand"
+
+
+@pytest.mark.parametrize("work", simulation.WORKLOADS, ids=lambda work: work.name)
+def test_networks_of_others_have_the_names_of_ours(work):
+    found = [{n: p.shape for n, p in work.model().named_parameters() if p.requires_grad}]
+    settings = {"model": type(work.spec).__name__, "shape": work.shape, "classes": work.classes, "dropout": True}
+    found.append({n: p.shape for n, p in torch_models.build(settings).named_parameters() if p.requires_grad})
+    assert found[0] == found[1]
+
+
+def test_contestants_take_turns_of_several_rounds(monkeypatch):
+    order = []
+    monkeypatch.setattr(simulation, "naive_round", lambda *_: order.append("naive"))
+    monkeypatch.setattr(simulation, "lean_round", lambda *_: order.append("lean"))
+    simulation.measure(SMALL, {}, 2, turn=3)
+    assert order == [*["naive"] * 3, *["lean"] * 3] * 2
 
 
 def test_rounds_alternate_and_the_time_is_the_peers_own(commands, monkeypatch):
