@@ -304,9 +304,8 @@ def _short_sums(graph: fx.Graph) -> None:
         total = node.args[0] if node.target == aten.view.default else None
         if not isinstance(total, fx.Node) or total.target != aten.sum.dim_IntList or len(total.users) > 1 or total.kwargs:
             continue
-        source, dims, *keep = total.args
-        short = value(source).sum(dims)
-        if keep == [True] and _same_tensor(short, value(node)):
+        source, dims, *keep = cast("tuple[Any, ...]", total.args)
+        if keep == [True] and dims and _same_tensor(value(total).squeeze(tuple(dims)), value(node)):
             with graph.inserting_before(node):
                 new = graph.call_function(aten.sum.dim_IntList, (source, dims))
             new.meta = dict(node.meta)
