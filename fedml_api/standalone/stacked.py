@@ -262,10 +262,7 @@ def _gathered(name: str, column: Tensor, rows: Tensor, memory: dict[str, Tensor]
 def threads(count: int | None) -> Iterator[None]:
     """So many threads of torch meanwhile; None leaves them as they are."""
     before = torch.get_num_threads()
-    if count in (None, before):
-        yield
-        return
-    torch.set_num_threads(count)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:
