@@ -9,7 +9,7 @@ from torch import nn
 
 from fedml_api.model import LogisticRegression, McMahanCNN, ReddiCNN, TwoNN, WordLSTM
 from fedml_core.errors import TrainerError
-from fedml_core.trainer import Classifier, ModelTrainer, NextToken
+from fedml_core.trainer import Classifier, ModelTrainer, NextToken, graph
 from fedml_core.trainer.graph import keep_with_probability
 from fedml_core.trainer.traced import TracedStep
 
@@ -180,6 +180,52 @@ def test_softmax_and_its_gradient_for_any_use(loss, stacked, scale):
     torch.testing.assert_close(grads, [pick(list(part)) for part in zip(*(grads for _, grads in wanted), strict=True)])
 
 
+class Turned(nn.Module):
+    """A dense layer whose weights lie as (in, out), without a bias."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs) / inputs**0.5)
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+SHORT = {
+    "a last layer": (nn.Linear(200, 10), 20, torch.float32, True),
+    "of few rows": (nn.Linear(200, 100), 3, torch.float32, True),
+    "without a bias": (nn.Linear(784, 10, bias=False), 5, torch.float32, True),
+    "weights the other way round": (Turned(784, 10), 5, torch.float32, True),
+    "a short inner dimension": (nn.Linear(100, 10), 20, torch.float32, False),
+    "hardly anything": (nn.Linear(130, 3), 3, torch.float32, False),
+    "many rows and columns": (nn.Linear(128, 20), 20, torch.float32, False),
+    "more than one thread's worth": (nn.Linear(3000, 10), 20, torch.float32, False),
+    "double precision": (nn.Linear(200, 10), 20, torch.float64, False),
+}
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("kind", SHORT)
+def test_numpy_multiplies_short_matrices_where_it_is_faster(kind, fast, monkeypatch):
+    monkeypatch.setattr(graph, "numpy_is_fast", lambda: fast)
+    torch.manual_seed(0)
+    module, rows, dtype, short = SHORT[kind]
+    module, trainer = copy.deepcopy(module).to(dtype), Classifier()
+    inputs, classes = module.weight.shape if isinstance(module, Turned) else module.weight.shape[::-1]
+    batch = {"x": torch.randn(3, rows, inputs, dtype=dtype), "y": torch.randint(0, classes, (3, rows))}
+    weights = torch.full((3, rows), 1 / rows, dtype=dtype)
+    params = [torch.stack(parts) for parts in zip(*(params_of(moved(module, k)) for k in range(3)), strict=True)]
+    step = TracedStep(trainer, module, params, batch, weights, stacked=True)
+    assert ("short_product" in step.code) == (short and fast)
+    losses, grads = step.gradients(params, batch, weights)
+    for k in range(3):
+        found = by_itself(trainer, moved(module, k), {name: column[k] for name, column in batch.items()}, weights[k])
+        torch.testing.assert_close((losses[k], [grad[k] for grad in grads]), (found[0], list(found[1])))
+    wanted = [param - 0.1 * grad for param, grad in zip(params, grads, strict=True)]
+    torch.testing.assert_close(step.descend(params, batch, weights, 0.1), losses)
+    torch.testing.assert_close(params, wanted)
+
+
 def test_language_model_matches():
     torch.manual_seed(0)
     trainer, module = NextToken(), WordLSTM(embedding=4, hidden=6).build((7,), 11)
@@ -211,7 +257,7 @@ def test_a_dense_layers_gradient_is_never_written_out():
     fused = step._descend.__self__.code
     assert fused.count(".addmm_(") == 3
     assert fused.count(".add_(") == 3  # the biases
-    assert fused.count(".sum([0])") == 3  # of the shape of the biases, without a view of it
+    assert fused.count(".sum(0)") == 3  # of the shape of the biases, without a view of it
 
 
 def test_dropout_masks_differ_between_clients_and_follow_the_generator():
