@@ -30,7 +30,7 @@ ROWS: dict[str, tuple[InPartsSpec, Shape, str]] = {
 def sent(spec: InPartsSpec, shape: Shape) -> int:
     """Bytes that a client sends in a round for each of its examples."""
     network, examples = spec.build(shape, 10), Examples({"x": torch.randn(8, *shape), "y": torch.arange(8)})
-    client = Client("a", 0, 0, examples, examples, Classifier(), Workspace(network))
+    client = Client("a", 0, 0, examples, lambda _: examples, Classifier(), Workspace(network))
     own = {"edge": numbers(edge_of(network, "a")), "answers": None}
     return size(TrainEdge(LocalSGD(lr=0.1), 1.0, 3.0)(client, {}, own).value) // len(examples)
 

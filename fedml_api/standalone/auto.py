@@ -161,7 +161,7 @@ def _amount(setup: Setup, work: Work) -> tuple[float, float, int]:
     if isinstance(work.task, LocalUpdate):
         workspace: object = None
         visits = [
-            work.task.visits(Client(id, 0, setup.seed, setup.data.train(id), setup.data.test(id), setup.trainer, workspace))  # type: ignore[arg-type]
+            work.task.visits(Client(id, 0, setup.seed, setup.data.train(id), setup.data.test, setup.trainer, workspace))  # type: ignore[arg-type]
             for id in sample
         ]
         steps, rows = sum(len(one.lengths) for one in visits), sum(len(one.order) for one in visits)

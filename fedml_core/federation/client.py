@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,7 +72,7 @@ class Client:
 
     Attributes:
         id: the client's name; `round`: the round, counted from 0; `seed`: the run's seed.
-        train: the client's own training examples; `test`: its own test examples.
+        train: the client's own training examples; `tests`: where a client's own test examples are found, looked up when needed.
         trainer: the user's ModelTrainer; `workspace`: a module to work in, whose content is undefined until loaded.
         state: what this client's last reply left here for itself, or None.
     """
@@ -81,10 +81,15 @@ class Client:
     round: int
     seed: int
     train: Examples
-    test: Examples
+    tests: Callable[[str], Examples]
     trainer: ModelTrainer
     workspace: Workspace
     state: Tree = None
+
+    @property
+    def test(self) -> Examples:
+        """This client's own test examples."""
+        return self.tests(self.id)
 
     def rng(self, purpose: str) -> np.random.Generator:
         """This client's own random stream for `purpose` in this round."""

@@ -22,14 +22,13 @@ class ClientRunner:
     def client(self, id: str, round: int, state: Tree = None) -> Client:
         """What a task gets to see of client `id`."""
         setup = self.setup
-        train, test = setup.data.train(id), setup.data.test(id)
-        return Client(id, round, setup.seed, train, test, setup.trainer, self.workspace, state)
+        return Client(id, round, setup.seed, setup.data.train(id), setup.data.test, setup.trainer, self.workspace, state)
 
     def server(self, round: int) -> Client:
         """The server as `Cohort.server` shows it, in this runner's workspace."""
         setup = self.setup
         none = setup.data.global_test.subset(torch.empty(0, dtype=torch.int64, device=setup.device))
-        return Client(SERVER, round, setup.seed, none, none, setup.trainer, self.workspace)
+        return Client(SERVER, round, setup.seed, none, lambda _: none, setup.trainer, self.workspace)
 
     def talk(self, id: str, round: int, task: Dialogue, shared: Tree, own: Tree, state: Tree) -> tuple[Client, Saying]:
         """Client `id` in a workspace of its own, which it has until its dialogue is over, and the dialogue."""

@@ -31,7 +31,7 @@ from tests.oracles.fedavg import client_update
 
 def make_client(network, dataset, trainer=None, id="c1", round=0, seed=3):
     work = Workspace(copy.deepcopy(network))
-    return Client(id, round, seed, dataset.train(id), dataset.test(id), trainer or Classifier(), work)
+    return Client(id, round, seed, dataset.train(id), dataset.test, trainer or Classifier(), work)
 
 
 def orders(client, passes, batch_size):
@@ -192,7 +192,7 @@ def test_an_imperative_trainer_cannot_have_transforms(dataset, network):
 def test_a_client_without_examples_weighs_nothing(dataset, network):
     client = make_client(network, dataset)
     empty = Client(
-        "e", 0, 0, Examples(client.train.columns, torch.empty(0, dtype=torch.int64)), client.test, client.trainer, client.workspace
+        "e", 0, 0, Examples(client.train.columns, torch.empty(0, dtype=torch.int64)), client.tests, client.trainer, client.workspace
     )
     reply = LocalSGD(batch_size=0, steps=3)(empty, tree.clone(ModelState.of(network)))
     assert reply.weight == 0

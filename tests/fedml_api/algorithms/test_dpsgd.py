@@ -299,7 +299,7 @@ def said(value, weight):
 def test_a_letter_that_never_comes_or_cannot_be_added(weighted, other):
     """Its weight falls to what the client has itself; push-sum does without."""
     setup = Experiment(Vector([0.0]), quadratics([[0.0]], [[0.0]], [1]), Quadratic()).setup()
-    client = Client("q0", 0, 0, setup.data.train("q0"), setup.data.test("q0"), setup.trainer, Workspace(setup.module))
+    client = Client("q0", 0, 0, setup.data.train("q0"), setup.data.test, setup.trainer, Workspace(setup.module))
     matrix = np.array([[0.5, 0.3, 0.2], [0.25, 0.75, 0.0], [0.25, 0.0, 0.75]])
     links = gossip_links(matrix, ["q0", "q1", "q2"], {"q0": ModelState({"w": torch.tensor([8.0])}, {})})["q0"]
     talk = Gossip(STEP, weighted=weighted).talk(client, {}, links)

@@ -53,7 +53,7 @@ def alone(data, client):
 
 
 def client_of(data, id, round=0):
-    return Client(id, round, 3, data.train(id), data.test(id), Squares(), None)
+    return Client(id, round, 3, data.train(id), data.test, Squares(), None)
 
 
 def search(**settings):

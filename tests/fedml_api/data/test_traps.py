@@ -135,7 +135,7 @@ def test_weights_are_numbers_of_training_examples(name, load):
     start = ModelState.of(network)
     for client in data.client_ids:
         examples = len(data.train(client).all()["x"])
-        party = Client(client, 0, 0, data.train(client), data.test(client), Own(), Workspace(network))
+        party = Client(client, 0, 0, data.train(client), data.test, Own(), Workspace(network))
         assert len(data.train(client)) == examples
         assert party.train is not party.test
         assert CountExamples()(party, start).weight == examples
