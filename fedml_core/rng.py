@@ -32,10 +32,10 @@ class _Key(ISeedSequence):
     """Hands Philox its key as it is. `Philox(key=...)` does the same, but asks the system for entropy first, which takes longer."""
 
     def __init__(self, key: int) -> None:
-        self.words = (key & 0xFFFF_FFFF_FFFF_FFFF, key >> 64)
+        self.words = np.frombuffer(key.to_bytes(16, "little"), dtype="<u8")
 
     def generate_state(self, n_words: int, dtype: object = np.uint32) -> np.ndarray:
-        return np.array(self.words, dtype=np.uint64)[:n_words]
+        return self.words[:n_words]
 
 
 def seed_torch(seed: int, *words: str | int, device: torch.device | None = None) -> None:

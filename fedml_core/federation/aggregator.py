@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -98,7 +99,7 @@ class WeightedMean(Aggregator):
 
     def add_stack(self, total: Sum, replies: Replies) -> Sum:
         weights = replies.weights if self.by == "examples" else [float(weight > 0) for weight in replies.weights]
-        factors = torch.tensor(weights, dtype=torch.float64)
+        factors = torch.from_numpy(np.array(weights, dtype=np.float64))
 
         def folded(part: Tensor) -> Tensor:
             return (factors.to(part) @ part.reshape(len(part), -1)).view(part.shape[1:])

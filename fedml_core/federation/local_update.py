@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Annotated, NamedTuple
@@ -49,11 +49,11 @@ class Visits(NamedTuple):
     """
 
     order: Tensor
-    lengths: list[int]
+    lengths: Sequence[int]
 
     def twice(self) -> Visits:
         """The same batches, each of them two times in a row."""
-        batches = [rows for batch in torch.split(self.order, self.lengths) for rows in (batch, batch)]
+        batches = [rows for batch in torch.split(self.order, list(self.lengths)) for rows in (batch, batch)]
         return Visits(torch.cat([self.order[:0], *batches]), [length for length in self.lengths for _ in range(2)])
 
 
@@ -228,16 +228,11 @@ class LocalSGD(LocalUpdate):
     def course(self, count: int, draw: np.random.Generator) -> Visits:
         """The batches of so many examples."""
         if not count:
-            return Visits(torch.empty(0, dtype=torch.int64), [])
-        size = min(self.batch_size or count, count)
-        batches, rest = divmod(count, size)
-        lengths = [size] * batches + [rest] * (rest > 0 and not self.drop_last)
-        passes = self.epochs or 1 if self.steps is None else -(-self.steps // len(lengths))
-        used = sum(lengths)
+            return Visits(torch.empty(0, dtype=torch.int64), ())
+        lengths, passes, used = _batches(count, self.batch_size or count, self.drop_last, self.epochs, self.steps)
         orders = [draw.permutation(count)[:used] if self.batch_size else np.arange(count) for _ in range(passes)]
-        order = orders[0] if passes == 1 else np.concatenate(orders)
-        lengths = (lengths * passes)[: self.steps]
-        return Visits(torch.from_numpy(order[: sum(lengths)]), lengths)
+        order = orders[0] if passes == 1 else np.concatenate(orders)[: sum(lengths)]
+        return Visits(torch.from_numpy(order), lengths)
 
     def with_first(self, *links: GradientTransform) -> LocalSGD:
         """The same with further links, before its own `transforms`."""
@@ -283,6 +278,17 @@ class LocalSGD(LocalUpdate):
                 f"{type(trainer).__name__} overrides train(), so the gradients are out of reach of {names}. "
                 "Write loss() instead of train(), or put these terms into your own loop and remove them from LocalSGD."
             )
+
+
+@lru_cache(maxsize=4096)
+def _batches(count: int, size: int, drop_last: bool, epochs: int | None, steps: int | None) -> tuple[tuple[int, ...], int, int]:
+    """The lengths of all batches of so many examples, in how many passes, and how many rows of a pass are used."""
+    size = min(size, count)
+    full, rest = divmod(count, size)
+    lengths = (size,) * full + (rest,) * (rest > 0 and not drop_last)
+    passes = epochs or 1 if steps is None else -(-steps // len(lengths))
+    together = (lengths * passes)[:steps]
+    return together, passes, sum(together) if passes == 1 else sum(lengths)
 
 
 @lru_cache(maxsize=16)
