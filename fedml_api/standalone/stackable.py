@@ -167,7 +167,7 @@ def states_of(work: Work, task: LocalUpdate, clients: list[str]) -> tree.Tree:
 
 def apart(stacked: tree.Tree, count: int) -> list[tree.Tree]:
     """The `count` trees of a stack, in memory of their own; as many None if there is no stack."""
-    return list(tree.unstack(stacked, count))
+    return [None] * count if stacked is None else list(tree.unstack(stacked, count))
 
 
 def expanded(part: Tensor, like: Tensor, count: int) -> Tensor:

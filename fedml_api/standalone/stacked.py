@@ -46,6 +46,7 @@ class Stacked(Executor):
         self._memory: Tensors = []
         self._rows: dict[str, Tensor] = {}
         self._natural: tuple[object, frozenset[str]] = (None, frozenset())
+        self._layout: tuple[tuple[tuple[int, ...], ...], Layout] = ((), Layout(((),), setup.device))
 
     def replies(self, work: Work) -> Iterator[tuple[str, Reply]]:
         if not self.verdicts.suits(work):
@@ -83,7 +84,11 @@ class Stacked(Executor):
             clients = [run.client(id, work.round) for id in ids[begin:end]]
             courses = [(client, task.visits(client)) for client in clients]
             courses.sort(key=lambda course: -len(course[1].lengths))
-            yield from self._train(work, task, Feed(courses, self.setup.device))
+            clients, visits = ([course[side] for course in courses] for side in (0, 1))
+            lengths, device = tuple(tuple(one.lengths) for one in visits), self.setup.device
+            if self._layout[0] != lengths:
+                self._layout = lengths, Layout(lengths, device)
+            yield from self._train(work, task, Feed(clients, visits, self._layout[1], device))
 
     def _train(self, work: Work, task: LocalUpdate, feed: Feed) -> Iterator[Replies]:
         """Train one block; the replies of those who leave it, when they do.
@@ -94,7 +99,7 @@ class Stacked(Executor):
         rng.seed_torch(self.setup.seed, "train", work.round, ids[0], device=self.setup.device)
         plain, anchor = task.plain_rate(work.round), tree.tensors(start.params)
         state, own = states_of(work, task, ids), own_of(work, ids)
-        first, steps = task.personal(start, state), torch.from_numpy(feed.steps).to(self.setup.device, torch.float64)
+        first, steps = task.personal(start, state), feed.layout.steps
         params = self._copies(anchor, tree.tensors(first.params), len(ids))
         buffers = {name: expanded(first.buffers[name], buffer, len(ids)) for name, buffer in start.buffers.items()}
 
@@ -107,19 +112,20 @@ class Stacked(Executor):
                 dict(zip(start.params, (part[first:last] for part in params), strict=True)),
                 {name: buffer[first:last] for name, buffer in buffers.items()},
             )
-            rest, context = tree.map_tensors(lambda part: part[first:last], carry), about(first, last)
-            kept = apart(task.keep(trained, start, rest, context), last - first)
+            rest, mine = (tree.map_tensors(lambda part: part[first:last], carry), about(first, last)) if first else (carry, context)
+            kept = apart(task.keep(trained, start, rest, mine), last - first)
             if task.ends_in_change and not trained.buffers:
                 torch._foreach_sub_(list(trained.params.values()), anchor)
                 value: Tree = trained
             else:
-                value = task.end(trained, start, rest, context)
-            return Replies(ids[first:last], value, feed.sizes[first:last], {"loss": feed.means(first, last)}, kept)
+                value = task.end(trained, start, rest, mine)
+            weights = [float(size) for size in feed.sizes[first:last]]
+            return Replies(ids[first:last], value, weights, {"loss": feed.means(first, last)}, kept)
 
         context, active, natural = about(0, len(ids)), len(ids), self._no_negatives(feed)
         carry = task.begin(params, context)
         part, computed, step = params, active, None
-        for going, width, batch, weights, lost in feed.batches(self._rows):
+        for going, width, batch, weights in feed.batches(self._rows):
             if width < computed:
                 part, computed, step = [param[:width] for param in params], width, None
             if plain is None and going < active:
@@ -132,7 +138,7 @@ class Stacked(Executor):
             else:
                 losses, grads = step.gradients(part, batch, weights)
                 carry = task.step(carry, [param[:active] for param in part], [grad[:active] for grad in grads], context)
-            lost.copy_(losses)
+            feed.lost.append(losses)
         yield leave(0, active)
 
     def _copies(self, like: Tensors, start: Tensors, count: int) -> Tensors:
@@ -159,49 +165,40 @@ class Stacked(Executor):
         return self._steps[key]
 
 
-class Feed:
-    """The batches of a block, step by step, and what was lost on them.
+class Layout:
+    """Where the rows of a block's batches lie: step by step, in a step client by client, each batch as long as the longest.
 
     Args:
-        courses: clients and what they visit, those with the most steps first.
+        lengths: the rows of every batch of every client, those clients with the most batches first.
+
+    Attributes:
+        steps: how many batches each client has, float64; `counts`: how many rows.
+        going: how many clients still have a batch in each step; `widths`: for how many it is computed; `size`: rows in a batch.
+        places: where each visited row lies, client by client; `clients`: whose it is.
+        weights: what each row counts in its batch, 0 where nobody's row lies; float32, `[width, size]` for each step.
     """
 
-    def __init__(self, courses: list[tuple[Client, Visits]], device: torch.device) -> None:
-        self.clients = [client for client, _ in courses]
-        steps = [len(visits.lengths) for _, visits in courses]
-        self.steps, self.going = np.array(steps), [bisect_left(steps, -step, key=operator.neg) for step in range(steps[0])]
-        examples = [client.train for client in self.clients]
-        sizes, counts = [len(one) for one in examples], np.array([len(visits.order) for _, visits in courses])
-        self.sizes, first = [float(size) for size in sizes], examples[0].columns
-        self.shared = all(one.index is not None and _same(one.columns, first) for one in examples)
-        if self.shared:
-            # All look-ups in one: each client's positions, moved to where its index lies among those of all.
-            self.columns, orders = first, torch.cat([visits.order for _, visits in courses]).numpy()
-            indices = torch.cat([one.index for one in examples if one.index is not None]).cpu().numpy()
-            found = indices[orders + np.repeat(np.cumsum(sizes) - sizes, counts)]
-        else:
-            taken = [one.take(visits.order.to(device)) for one, (_, visits) in zip(examples, courses, strict=True)]
-            self.columns = {name: torch.cat([batch[name] for batch in taken]) for name in first}
-            found = np.arange(counts.sum())
-        # Where each visited row goes: [step, client, place in the batch], all as one number.
-        lengths = np.array([length for _, visits in courses for length in visits.lengths], dtype=np.int64)
-        shape = (steps[0], len(courses), int(lengths.max(initial=1)))
-        starts = np.array([(step * shape[1] + client) * shape[2] for client, count in enumerate(steps) for step in range(count)])
-        places = np.arange(len(found)) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
-        rows, weights = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
-        rows.reshape(-1)[places], weights.reshape(-1)[places] = found, np.repeat(1 / lengths, lengths)
-        self.widths = self._widths()
-        rows = rows[np.arange(len(courses)) < np.array(self.widths)[:, None]]
-        self.rows, self.weights = (torch.from_numpy(part).to(device) for part in (rows, weights))
-        self.lost = torch.zeros_like(self.weights)
-        self.count = torch.from_numpy(counts.astype(np.float64))
+    def __init__(self, lengths: tuple[tuple[int, ...], ...], device: torch.device) -> None:
+        taken = [len(batches) for batches in lengths]
+        self.steps = torch.tensor(taken, dtype=torch.float64, device=device)
+        self.size = max(max(batches, default=1) for batches in lengths)
+        self.going = [bisect_left(taken, -step, key=operator.neg) for step in range(taken[0])]
+        self.widths = self._widths(len(lengths))
+        self.counts = [sum(batches) for batches in lengths]
+        rows, ids = np.array([length for batches in lengths for length in batches], dtype=np.int64), np.arange(len(lengths))
+        self.clients, widths = np.repeat(ids, self.counts), np.array(self.widths, dtype=np.int64)
+        steps = np.arange(len(rows)) - np.repeat(np.cumsum(taken) - taken, taken)
+        begins = ((np.cumsum(widths) - widths)[steps] + np.repeat(ids, taken)) * self.size
+        self.places = np.arange(len(self.clients)) + np.repeat(begins - np.cumsum(rows) + rows, rows)
+        weights = np.zeros(sum(self.widths) * self.size, dtype=np.float32)
+        weights[self.places] = np.repeat(1 / rows, rows)
+        self.weights = torch.from_numpy(weights).to(device).view(-1, self.size).split(self.widths)
 
-    def _widths(self) -> list[int]:
+    def _widths(self, clients: int) -> list[int]:
         """For how many clients each step is computed: for those who go on, rounded up to few numbers, since each is traced.
 
         These are all, three, two and one quarter of them, an eighth, and so on: the longest courses may belong to very few.
         """
-        clients = len(self.clients)
         grain, found = -(-clients // 4), []
         for going in self.going:
             while going <= -(-grain // 2) < grain:
@@ -209,28 +206,63 @@ class Feed:
             found.append(min(-(-going // grain) * grain, clients))
         return found
 
-    def batches(self, memory: dict[str, Tensor]) -> Iterator[tuple[int, int, Batch, Tensor, Tensor]]:
+
+class Feed:
+    """The batches of a block, step by step, and what was lost on them.
+
+    Args:
+        clients: those of the block; `visits`: what each of them visits, in its `layout`.
+
+    Attributes:
+        sizes: how many examples each client has.
+        lost: where the losses of each step go, `[clients, b]`, one after the other.
+    """
+
+    def __init__(self, clients: list[Client], visits: list[Visits], layout: Layout, device: torch.device) -> None:
+        self.clients, self.layout, self.lost = clients, layout, list[Tensor]()
+        examples, orders = [client.train for client in clients], [one.order.numpy() for one in visits]
+        first, self.sizes = examples[0].columns, [len(one) for one in examples]
+        self.shared = all(one.index is not None and _same(one.columns, first) for one in examples)
+        if self.shared:
+            # All look-ups in one: each client's positions, moved to where its index lies among those of all.
+            indices = torch.cat([one.index for one in examples if one.index is not None]).cpu().numpy()
+            self.columns = first
+            found = indices[np.concatenate(orders) + np.repeat(np.cumsum(self.sizes) - self.sizes, layout.counts)]
+        else:
+            taken = [one.take(visit.order.to(device)) for one, visit in zip(examples, visits, strict=True)]
+            self.columns = {name: torch.cat([batch[name] for batch in taken]) for name in first}
+            found = np.arange(len(layout.places))
+        rows = np.zeros(sum(layout.widths) * layout.size, dtype=np.int64)
+        rows[layout.places] = found
+        self.rows = torch.from_numpy(rows).to(device)
+        self._losses, self._known = np.empty(len(rows)), 0
+
+    def batches(self, memory: dict[str, Tensor]) -> Iterator[tuple[int, int, Batch, Tensor]]:
         """Step by step: how many clients go on, for how many to compute, and the batches of these, columns `[clients, b, ...]`.
 
-        With them come their weights, and where their losses go, `[clients, b]` each. Small batches are gathered together, in
-        `memory`, which the next ones overwrite.
+        With them come their weights, `[clients, b]`. Small batches are gathered in `memory`, which the next ones overwrite.
         """
-        clients, size = self.weights.shape[1:]
+        layout, size, rows = self.layout, self.layout.size, 0
         most = GATHERED // (size * sum(column[:1].nbytes for column in self.columns.values()) or 1)
-        weights, lost, rows = self.weights.unbind(), self.lost.unbind(), 0
-        for steps in _grouped(self.widths, most):
-            widths = self.widths[steps.start : steps.stop]
-            picked = self.rows[rows : (rows := rows + sum(widths))].flatten()
+        for steps in _grouped(layout.widths, most):
+            widths = layout.widths[steps.start : steps.stop]
+            picked = self.rows[rows : (rows := rows + sum(widths) * size)]
             parts = [_gathered(name, column, picked, memory) for name, column in self.columns.items()]
             parts = [part.view(-1, size, *part.shape[1:]).split(widths) for part in parts]
             for step, width, *batch in zip(steps, widths, *parts, strict=True):
-                given = (one[step] if width == clients else one[step][:width] for one in (weights, lost))
-                yield self.going[step], width, dict(zip(self.columns, batch, strict=True)), *given
+                yield layout.going[step], width, dict(zip(self.columns, batch, strict=True)), layout.weights[step]
 
     def means(self, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Totals and counts of the losses of these clients."""
-        real = self.weights[:, first:last] > 0
-        return torch.where(real, self.lost[:, first:last], 0.0).sum((0, 2), dtype=torch.float64).cpu(), self.count[first:last]
+        """Totals and counts of the losses of these clients, who are through."""
+        if self.lost:
+            new = torch.cat(self.lost).flatten().double().cpu().numpy()
+            self._losses[self._known : self._known + len(new)] = new
+            self._known += len(new)
+            self.lost.clear()
+        counts, begin = self.layout.counts[first:last], sum(self.layout.counts[:first])
+        rows = slice(begin, begin + sum(counts))
+        totals = np.bincount(self.layout.clients[rows] - first, self._losses[self.layout.places[rows]], last - first)
+        return torch.from_numpy(totals), torch.from_numpy(np.array(counts, dtype=np.float64))
 
 
 def _same(one: Batch, other: Batch) -> bool:

@@ -20,10 +20,11 @@ from fedml_api import Experiment, FedAvg, LocalSGD, Standalone, simulate
 from fedml_api.algorithms import Ditto
 from fedml_api.data import FederatedDataset
 from fedml_api.run.checkpoint import Checkpoints
+from fedml_api.standalone import stacked
 from fedml_api.standalone.auto import choose
 from fedml_api.standalone.executor import Sequential, Work
 from fedml_api.standalone.processes import Processes
-from fedml_api.standalone.stacked import Feed, Stacked
+from fedml_api.standalone.stacked import Layout, Stacked
 from fedml_core import tree
 from fedml_core.errors import RunError, TrainerError
 from fedml_core.federation import Aggregator, ClientRunner, Evaluate, Reply, Setup, Task, WeightedMean, tasks
@@ -284,9 +285,30 @@ def test_the_block_shrinks_as_clients_get_through():
     setup = Setup(Classifier(), network(), data, 0, torch.device("cpu"))
     runner, task = ClientRunner(setup), LOCALS["plain"]
     clients = [runner.client(id, 0) for id in data.client_ids]
-    feed = Feed([(client, task.visits(client)) for client in clients], torch.device("cpu"))
-    assert feed.going == [5, 2, 2, 2, 2, 2, 2, 2, 1, 1]
-    assert feed.widths == [5, *[2] * 7, 1, 1]
+    layout = Layout(tuple(tuple(task.visits(client).lengths) for client in clients), torch.device("cpu"))
+    assert layout.going == [5, 2, 2, 2, 2, 2, 2, 2, 1, 1]
+    assert layout.widths == [5, *[2] * 7, 1, 1]
+
+
+def test_clients_with_the_same_batches_are_laid_out_once(monkeypatch):
+    made = []
+    monkeypatch.setattr(stacked, "Layout", lambda *given: made.append(given) or Layout(*given))
+    data, task = uneven((7, 5, 5, 7, 7, 5)), LOCALS["plain"]
+    setup = Setup(Classifier(), network(), data, 0, torch.device("cpu"))
+    executor = Stacked(setup, 3)
+    made.clear()
+    for round, clients in enumerate((["c0", "c3"], ["c4", "c0"], ["c0", "c1"])):
+        executor.fold(Work(round, task, ModelState.of(setup.module), clients, {}, {}), WeightedMean())
+    assert [lengths for lengths, _ in made] == [((5, 2), (5, 2)), ((5, 2), (5,))]
+
+
+def test_training_does_not_look_for_test_examples(monkeypatch):
+    data = uneven()
+    monkeypatch.setattr(data, "test", None)
+    setup = Setup(Classifier(), network(), data, 0, torch.device("cpu"))
+    work = Work(0, LOCALS["plain"], ModelState.of(setup.module), data.client_ids, {}, {})
+    for executor in (Sequential(setup), Stacked(setup, 3)):
+        executor.fold(work, WeightedMean())
 
 
 @tasks.register("fail for executors")
