@@ -5,16 +5,18 @@
     python -m benchmarks.simulation W3 turn=5             # five rounds of a contestant in a row, then the next one
     python -m benchmarks.simulation check                 # do all arrive at the same model, where they should?
 
-All contestants train on the same synthetic arrays, one local epoch of plain SGD; rounds alternate between them, and medians of at
-least 7 are compared. *naive* is what one writes by hand: a copy of the model per client, torch's SGD, the weighted mean of state
-dicts. *lean* is the same without copies, optimizer and state dicts. Both use one thread, ours all cores. Other libraries take part
-where their environments are there, in `benchmarks/envs` or in `peers=DIR`; benchmarks/README.md tells how to make them.
+All contestants train on the same synthetic arrays, one local epoch of plain SGD; rounds alternate between them, in an order drawn
+for each turn, and medians of at least 7 are compared. *naive* is what one writes by hand: a copy of the model per client, torch SGD,
+the weighted mean of state dicts. *lean* is the same without copies, optimizer and state dicts. Both use one thread, ours all cores.
+Other libraries take part where their environments are there, in `benchmarks/envs` or in `peers=DIR`; benchmarks/README.md tells how
+to make them.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import random
 import statistics
 import sys
 import tempfile
@@ -204,12 +206,15 @@ def measure(
             contestants["lean"] = lambda round: lean_round(lean, work.trainer, clients, work.batch)
         contestants |= {peer.name: peer.round for peer in started(work, model, data, commands or {}, stack)}
         times: dict[str, list[float]] = {name: [] for name in contestants}
+        order = list(contestants)
         for first in range(0, rounds + 2, turn):
-            for name, contestant in contestants.items():
+            # Who comes after whom is drawn for each turn: what one leaves in the caches should not always be the same one's loss.
+            random.Random(first).shuffle(order)
+            for name in order:
                 torch.set_num_threads(THREADS if name in engines else 1)
                 for round in range(first, first + turn):
                     start = time.perf_counter()
-                    seconds = contestant(round)
+                    seconds = contestants[name](round)
                     times[name].append(time.perf_counter() - start if seconds is None else seconds)
         torch.set_num_threads(1)
     return {name: statistics.median(seconds[2:]) for name, seconds in times.items()} | {
