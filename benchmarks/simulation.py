@@ -6,10 +6,10 @@
     python -m benchmarks.simulation check                 # do all arrive at the same model, where they should?
 
 All contestants train on the same synthetic arrays, one local epoch of plain SGD; rounds alternate between them, in an order drawn
-for each turn, and medians of at least 7 are compared. *naive* is what one writes by hand: a copy of the model per client, torch SGD,
-the weighted mean of state dicts. *lean* is the same without copies, optimizer and state dicts. Both use one thread, ours all cores.
-Other libraries take part where their environments are there, in `benchmarks/envs` or in `peers=DIR`; benchmarks/README.md tells how
-to make them.
+for each turn, and medians of at least 7 are compared. *naive* is what one writes by hand: a copy of the model per client, torch's
+SGD, the weighted mean of state dicts. *lean* is the same without copies, optimizer and state dicts. Both use one thread, ours all
+cores. Other libraries take part where their environments are there, in `benchmarks/envs` or in `peers=DIR`; benchmarks/README.md
+tells how to make them.
 """
 
 from __future__ import annotations

@@ -28,18 +28,19 @@ def trace(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> fx.Gr
 
     Every node's `meta` has `val`, a tensor without content of the shape, the type and the layout that was seen, and `device`.
     Tensors that are neither inputs nor made from them become attributes of the module, which it shares with whoever owns them.
+    Torch's generators are left as they were: a run that goes on from a checkpoint traces in another round than the whole one.
 
     Raises:
         RuntimeError: Python asks for the value of a tensor that depends on an input, or is random.
     """
-    tape = _Tape()
+    tape, devices = _Tape(), {tensor.device for tensor in inputs if tensor.device.type == "cuda"}
     for number, tensor in enumerate(inputs):
         tape.note(tape.graph.placeholder(f"input_{number}"), tensor)
     cached = torch.is_autocast_cache_enabled()
     # Casts that autocast remembers from before would be missing.
     torch.set_autocast_cache_enabled(False)
     try:
-        with _without_compiler(), tape:
+        with torch.random.fork_rng(devices), _without_compiler(), tape:
             outputs = function(*inputs)
     finally:
         torch.set_autocast_cache_enabled(cached)

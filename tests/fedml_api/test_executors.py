@@ -96,12 +96,13 @@ def test_equal_to_sequential_after_five_rounds(reference, executor, local):
         assert ours.get("train_loss", 0) == pytest.approx(theirs.get("train_loss", 0), abs=1e-5)
 
 
+@pytest.mark.parametrize("more", [(), (nn.Dropout(0.4),)], ids=["plain", "dropout"])
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_same_bits_every_time_and_after_a_resume(executor, tmp_path):
+def test_same_bits_every_time_and_after_a_resume(executor, more, tmp_path):
     engine = EXECUTORS[executor]
-    whole = run(engine, LOCALS["everything"])
-    assert run(engine, LOCALS["everything"]).sha256 == whole.sha256
-    experiment = {"model": network(), "data": uneven(), "algorithm": FedAvg(LOCALS["everything"]), "engine": engine}
+    whole = run(engine, LOCALS["everything"], network(*more))
+    assert run(engine, LOCALS["everything"], network(*more)).sha256 == whole.sha256
+    experiment = {"model": network(*more), "data": uneven(), "algorithm": FedAvg(LOCALS["everything"]), "engine": engine}
     rest = {"clients_per_round": 7, "seed": 5, "threads": 1, "evaluate_every": 5}
     simulate(Experiment(**experiment, **rest, rounds=3), checkpoints=Checkpoints(tmp_path), checkpoint_every=1)
     resumed = simulate(Experiment(**experiment, **rest, rounds=5), checkpoints=Checkpoints(tmp_path), checkpoint_every=1)
