@@ -46,7 +46,7 @@ class Stacked(Executor):
         self._memory: Tensors = []
         self._rows: dict[str, Tensor] = {}
         self._natural: tuple[object, frozenset[str]] = (None, frozenset())
-        self._layout: tuple[tuple[tuple[int, ...], ...], Layout] = ((), Layout(((),), setup.device))
+        self._layout: Layout | None = None
 
     def replies(self, work: Work) -> Iterator[tuple[str, Reply]]:
         if not self.verdicts.suits(work):
@@ -85,10 +85,10 @@ class Stacked(Executor):
             courses = [(client, task.visits(client)) for client in clients]
             courses.sort(key=lambda course: -len(course[1].lengths))
             clients, visits = ([course[side] for course in courses] for side in (0, 1))
-            lengths, device = tuple(tuple(one.lengths) for one in visits), self.setup.device
-            if self._layout[0] != lengths:
-                self._layout = lengths, Layout(lengths, device)
-            yield from self._train(work, task, Feed(clients, visits, self._layout[1], device))
+            shape = tuple((len(client.train), tuple(one.lengths)) for client, one in courses)
+            if self._layout is None or self._layout.shape != shape:
+                self._layout = Layout(shape, self.setup.device)
+            yield from self._train(work, task, Feed(clients, visits, self._layout, self.setup.device))
 
     def _train(self, work: Work, task: LocalUpdate, feed: Feed) -> Iterator[Replies]:
         """Train one block; the replies of those who leave it, when they do.
@@ -119,7 +119,7 @@ class Stacked(Executor):
                 value: Tree = trained
             else:
                 value = task.end(trained, start, rest, mine)
-            weights = [float(size) for size in feed.sizes[first:last]]
+            weights = [float(size) for size in feed.layout.sizes[first:last]]
             return Replies(ids[first:last], value, weights, {"loss": feed.means(first, last)}, kept)
 
         context, active, natural = about(0, len(ids)), len(ids), self._no_negatives(feed)
@@ -169,16 +169,18 @@ class Layout:
     """Where the rows of a block's batches lie: step by step, in a step client by client, each batch as long as the longest.
 
     Args:
-        lengths: the rows of every batch of every client, those clients with the most batches first.
+        shape: for every client, how many examples it has, and the rows of each of its batches; those with the most batches first.
 
     Attributes:
+        sizes: how many examples each client has.
         steps: how many batches each client has, float64; `counts`: how many rows.
         going: how many clients still have a batch in each step; `widths`: for how many it is computed; `size`: rows in a batch.
-        places: where each visited row lies, client by client; `clients`: whose it is.
+        places: where each visited row lies, client by client; `clients`: whose it is; `before`: examples of all before it.
         weights: what each row counts in its batch, 0 where nobody's row lies; float32, `[width, size]` for each step.
     """
 
-    def __init__(self, lengths: tuple[tuple[int, ...], ...], device: torch.device) -> None:
+    def __init__(self, shape: tuple[tuple[int, tuple[int, ...]], ...], device: torch.device) -> None:
+        self.shape, self.sizes, lengths = shape, [size for size, _ in shape], [batches for _, batches in shape]
         taken = [len(batches) for batches in lengths]
         self.steps = torch.tensor(taken, dtype=torch.float64, device=device)
         self.size = max(max(batches, default=1) for batches in lengths)
@@ -187,6 +189,7 @@ class Layout:
         self.counts = [sum(batches) for batches in lengths]
         rows, ids = np.array([length for batches in lengths for length in batches], dtype=np.int64), np.arange(len(lengths))
         self.clients, widths = np.repeat(ids, self.counts), np.array(self.widths, dtype=np.int64)
+        self.before = (np.cumsum(self.sizes) - self.sizes)[self.clients]
         steps = np.arange(len(rows)) - np.repeat(np.cumsum(taken) - taken, taken)
         begins = ((np.cumsum(widths) - widths)[steps] + np.repeat(ids, taken)) * self.size
         self.places = np.arange(len(self.clients)) + np.repeat(begins - np.cumsum(rows) + rows, rows)
@@ -214,20 +217,18 @@ class Feed:
         clients: those of the block; `visits`: what each of them visits, in its `layout`.
 
     Attributes:
-        sizes: how many examples each client has.
         lost: where the losses of each step go, `[clients, b]`, one after the other.
     """
 
     def __init__(self, clients: list[Client], visits: list[Visits], layout: Layout, device: torch.device) -> None:
         self.clients, self.layout, self.lost = clients, layout, list[Tensor]()
         examples, orders = [client.train for client in clients], [one.order.numpy() for one in visits]
-        first, self.sizes = examples[0].columns, [len(one) for one in examples]
+        first = examples[0].columns
         self.shared = all(one.index is not None and _same(one.columns, first) for one in examples)
         if self.shared:
             # All look-ups in one: each client's positions, moved to where its index lies among those of all.
             indices = torch.cat([one.index for one in examples if one.index is not None]).cpu().numpy()
-            self.columns = first
-            found = indices[np.concatenate(orders) + np.repeat(np.cumsum(self.sizes) - self.sizes, layout.counts)]
+            self.columns, found = first, indices[np.concatenate(orders) + layout.before]
         else:
             taken = [one.take(visit.order.to(device)) for one, visit in zip(examples, visits, strict=True)]
             self.columns = {name: torch.cat([batch[name] for batch in taken]) for name in first}

@@ -286,7 +286,7 @@ def test_the_block_shrinks_as_clients_get_through():
     setup = Setup(Classifier(), network(), data, 0, torch.device("cpu"))
     runner, task = ClientRunner(setup), LOCALS["plain"]
     clients = [runner.client(id, 0) for id in data.client_ids]
-    layout = Layout(tuple(tuple(task.visits(client).lengths) for client in clients), torch.device("cpu"))
+    layout = Layout(tuple((len(one.train), tuple(task.visits(one).lengths)) for one in clients), torch.device("cpu"))
     assert layout.going == [5, 2, 2, 2, 2, 2, 2, 2, 1, 1]
     assert layout.widths == [5, *[2] * 7, 1, 1]
 
@@ -297,10 +297,9 @@ def test_clients_with_the_same_batches_are_laid_out_once(monkeypatch):
     data, task = uneven((7, 5, 5, 7, 7, 5)), LOCALS["plain"]
     setup = Setup(Classifier(), network(), data, 0, torch.device("cpu"))
     executor = Stacked(setup, 3)
-    made.clear()
     for round, clients in enumerate((["c0", "c3"], ["c4", "c0"], ["c0", "c1"])):
         executor.fold(Work(round, task, ModelState.of(setup.module), clients, {}, {}), WeightedMean())
-    assert [lengths for lengths, _ in made] == [((5, 2), (5, 2)), ((5, 2), (5,))]
+    assert [shape for shape, _ in made] == [((7, (5, 2)), (7, (5, 2))), ((7, (5, 2)), (5, (5,)))]
 
 
 def test_training_does_not_look_for_test_examples(monkeypatch):
