@@ -2,14 +2,14 @@
 # make test   all tests      make check   lint and types      make bench   measured ratios      make soak   long checks
 # make mutants  are the tests of the algorithms sharp: how many small changes of their code do they notice
 # make bench-gpu  seconds per round on a CUDA device, one by one, stacked and as CUDA graphs
-# make peers  the environments of FedJAX, pfl-research and Flower, which `make bench` then runs beside ours; see benchmarks/README.md
+# make bench-peers  rounds of ours beside those of FedJAX, pfl-research and Flower, whose environments `make peers` creates
 # Each creates the environment it needs in .venv. ARGS adds arguments: make demo ARGS="rounds=5", make test ARGS="-k fedavg"
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test check bench bench-gpu peers mutants soak clean
+.PHONY: demo test check bench bench-peers bench-gpu peers mutants soak clean
 
 demo: $(VENV)/ready
 	$(RUN)/fedml run experiments/demo/config.yaml $(ARGS)
@@ -23,16 +23,10 @@ check: $(VENV)/ready
 	$(RUN)/mypy
 
 bench: $(VENV)/ready
+	$(RUN)/python -m benchmarks $(ARGS)
+
+bench-peers: $(VENV)/ready peers
 	$(RUN)/python -m benchmarks.simulation $(ARGS)
-	$(RUN)/python -m benchmarks.evaluation
-	$(RUN)/python -m benchmarks.startup
-	$(RUN)/python -m benchmarks.scale $(ARGS)
-	$(RUN)/python -m benchmarks.overhead $(ARGS)
-	$(RUN)/python -m benchmarks.communication $(ARGS)
-	$(RUN)/python -m benchmarks.mqtt $(ARGS)
-	$(RUN)/python -m benchmarks.split
-	$(RUN)/python -m benchmarks.vertical
-	$(RUN)/python -m benchmarks.scaling $(ARGS)
 
 bench-gpu: $(VENV)/ready
 	$(RUN)/python -m benchmarks.gpu $(ARGS)

@@ -38,7 +38,8 @@ def main(names: list[str]) -> int:
     behind = 0
     for work in selected(names):
         engines = {"auto": Standalone()} | grid(work)
-        row = measure(work, {name: (engine, None) for name, engine in engines.items()}, work.rounds, turn=TURN, by_hand=False)
+        rounds = max(work.rounds, 40 if work.name.startswith(("W3", "W5")) else 0)
+        row = measure(work, {name: (engine, None) for name, engine in engines.items()}, rounds, turn=TURN, by_hand=False)
         best = min(row[name] for name in engines if name != "auto")
         behind += row["auto"] > WITHIN * best
         ranked = sorted(engines, key=lambda name: row[name])

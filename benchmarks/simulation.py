@@ -207,7 +207,7 @@ def measure(
         contestants |= {peer.name: peer.round for peer in started(work, model, data, commands or {}, stack)}
         times: dict[str, list[float]] = {name: [] for name in contestants}
         order = list(contestants)
-        for first in range(0, rounds + 2, turn):
+        for first in range(0, rounds + 1, turn):
             # Who comes after whom is drawn for each turn: what one leaves in the caches should not always be the same one's loss.
             random.Random(first).shuffle(order)
             for name in order:
@@ -217,7 +217,7 @@ def measure(
                     seconds = contestants[name](round)
                     times[name].append(time.perf_counter() - start if seconds is None else seconds)
         torch.set_num_threads(1)
-    return {name: statistics.median(seconds[2:]) for name, seconds in times.items()} | {
+    return {name: statistics.median(seconds[1:]) for name, seconds in times.items()} | {
         f"first {name}": seconds[0] for name, seconds in times.items()
     }
 
