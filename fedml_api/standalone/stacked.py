@@ -256,7 +256,7 @@ class Feed:
     def means(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Totals and counts of the losses of these clients, who are through."""
         if self.lost:
-            new = torch.cat(self.lost).flatten().double().cpu().numpy()
+            new = torch.cat(self.lost).flatten().cpu().double().numpy()
             self._losses[self._known : self._known + len(new)] = new
             self._known += len(new)
             self.lost.clear()

@@ -280,7 +280,7 @@ class LocalSGD(LocalUpdate):
             )
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _batches(count: int, size: int, drop_last: bool, epochs: int | None, steps: int | None) -> tuple[tuple[int, ...], int, int]:
     """The lengths of all batches of so many examples, in how many passes, and how many rows of a pass are used."""
     size = min(size, count)

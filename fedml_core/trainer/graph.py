@@ -267,7 +267,7 @@ def numpy_is_fast() -> bool:
     """Whether NumPy multiplies short matrices with OpenBLAS on AVX-512, for which it has kernels, and torch's BLAS none as good."""
     known: Any = np.show_config(mode="dicts")
     blas = known.get("Build Dependencies", {}).get("blas", {}).get("name", "")
-    return "openblas" in blas and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return "openblas" in blas and "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
 def short_product(left: Tensor, right: Tensor, added: Tensor | None = None) -> Tensor:
