@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import safetensors.torch
@@ -124,13 +124,33 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out of this folder; the lock goes with the process, however it ends."""
+        """Keep other processes out of this folder; the lock goes with the process, however it ends.
+
+        Worker processes let go of it at once: they may outlive a process that was killed, by as long as their work takes.
+        """
         with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RunError(f"{self.path} is in use by another process: wait for it, or stop it") from None
-            yield
+            _locks.add(file)
+            try:
+                yield
+            finally:
+                _locks.discard(file)
+
+
+_locks: set[IO[str]] = set()
+
+
+def _let_go() -> None:
+    """In a forked process: close the locks that it has inherited."""
+    for file in _locks:
+        file.close()
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def list_runs(parent: Path) -> list[RunFolder]:

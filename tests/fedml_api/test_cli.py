@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import yaml
 
 from fedml_api.cli import main
 from fedml_api.model.model_spec import models
+from fedml_core.errors import RunError
 
 SMALL = {
     "name": "small",
@@ -121,6 +123,30 @@ def test_a_run_in_use_is_left_alone(here, capsys):
     with folder.locked():
         assert main(["resume", str(folder.path)]) == 2
     assert "in use by another process" in capsys.readouterr().err
+
+
+def test_a_worker_does_not_keep_the_run_of_a_process_that_is_gone(tmp_path):
+    from fedml_api.run.folder import RunFolder
+
+    (tmp_path / "environment.json").write_text("{}")
+    folder, (reading, writing), (hearing, saying) = RunFolder(tmp_path), os.pipe(), os.pipe()
+    with folder.locked():
+        worker = os.fork()
+        if not worker:
+            os.close(writing)
+            os.write(saying, b"!")
+            os.read(reading, 1)  # until the other end is closed
+            os._exit(0)
+        os.close(reading)
+        assert os.read(hearing, 1) == b"!"
+        with pytest.raises(RunError, match="in use"), folder.locked():
+            pass
+    try:
+        with folder.locked():
+            assert os.waitpid(worker, os.WNOHANG) == (0, 0)
+    finally:
+        os.close(writing)
+        os.waitpid(worker, 0)
 
 
 def test_going_on_with_other_data_is_refused(here, capsys):
