@@ -17,7 +17,9 @@ from fedml_api.standalone import Standalone
 from fedml_api.standalone.auto import Choice
 from fedml_api.standalone.engine import StandaloneSession
 from fedml_api.standalone.state_store import StateStore
+from fedml_core.federation import sample_clients
 from tests.brokers import Mosquitto
+from tests.fedml_iot.asked import FILE
 from tests.forked import FEDML, Forked
 
 DEVICES = ["0", "1", "2", "3"]
@@ -34,6 +36,7 @@ CONFIG = {
     "checkpoint_every": 1,
 }
 Process = Forked | subprocess.Popen[bytes]
+SERVE = f"from tests.fedml_iot.asked import write_down; write_down(); {FEDML}"
 SEQUENTIAL = ["engine=standalone", "engine.executor=sequential", "engine.processes=1"]
 
 
@@ -72,10 +75,10 @@ class Federation:
             self.devices[name] = self.start("join", f"{self.url}/default", "--name", name, *data, **how)
 
     def serve(self, *overrides: str, **how: Any) -> Process:
-        return self.start("serve", "edge.yaml", *overrides, "--format", "json", **how)
+        return self.start("serve", "edge.yaml", *overrides, "--format", "json", **{"code": SERVE} | how)
 
     def resume(self) -> Process:
-        return self.start("serve", str(self.run), "--resume", "--format", "json")
+        return self.start("serve", str(self.run), "--resume", "--format", "json", code=SERVE)
 
     @property
     def run(self) -> Path:
@@ -119,12 +122,16 @@ def reference(federation: Federation, rows: list[dict[str, object]]) -> str:
     config, _ = read_config(federation.folder / "edge.yaml", SEQUENTIAL)
     one = prepare(config, [])
     missing = {row["round"]: row.get("missing", []) for row in rows}
-    present = {row["round"]: row["clients"] + len(missing[row["round"]]) for row in rows if row["round"]}
+    lines = [json.loads(line) for line in (federation.folder / FILE).read_text().splitlines()]
+    rounds = {line["round"]: line for line in lines}  # one that a resumed server has begun again counts as it was then
 
     class Replay(StandaloneSession):
         def select(self, count, seed, round):
-            assert present[round + 1] == count, "fewer were asked than wanted: this round cannot be replayed"
-            return [client for client in super().select(count, seed, round) if client not in missing[round + 1]]
+            asked = rounds[round]["asked"]
+            # Whoever dies is away for a moment, in which others are asked.
+            assert asked == sample_clients(rounds[round]["present"], len(asked), seed, round)
+            assert set(rounds[round]["present"]) < set(self.population()) or asked == super().select(count, seed, round)
+            return [client for client in asked if client not in missing[round + 1]]
 
     class ReplayEngine(Standalone):
         def open(self, setup):
