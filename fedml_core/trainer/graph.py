@@ -186,6 +186,16 @@ def _written(graph: fx.Graph) -> set[fx.Node]:
     return written
 
 
+def _instead(node: fx.Node, target: Any, args: Any, kwargs: Any = None) -> fx.Node:
+    """Put another operation in the place of a node whose result is the same."""
+    with node.graph.inserting_before(node):
+        new = node.graph.call_function(target, args, kwargs)
+    new.meta = dict(node.meta)
+    node.replace_all_uses_with(new)
+    node.graph.erase_node(node)
+    return new
+
+
 def _same_tensor(a: Any, b: Any) -> bool:
     return isinstance(a, Tensor) and isinstance(b, Tensor) and (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride())
 
@@ -253,11 +263,7 @@ def _add_products(graph: fx.Graph) -> None:
             if not isinstance(product, fx.Node) or product.target != aten.bmm.default or not isinstance(other, fx.Node):
                 continue
             if len(product.users) == 1 and value(product).shape == value(node).shape and value(product).dtype == value(other).dtype:
-                with graph.inserting_before(node):
-                    joined = graph.call_function(aten.baddbmm.default, (other, *product.args))
-                joined.meta = dict(node.meta)
-                node.replace_all_uses_with(joined)
-                graph.erase_node(node)
+                _instead(node, aten.baddbmm.default, (other, *product.args))
                 graph.erase_node(product)
                 break
 
@@ -288,11 +294,7 @@ def _short_products(graph: fx.Graph) -> None:
         (_, rows, inner), cols = value(left).shape, value(right).shape[2]
         known = all(value(one).dtype == torch.float32 and 1 in value(one).stride()[1:] for one in (left, right))
         if known and inner >= 128 and min(rows, cols) <= 16 and rows * inner * cols in _SHORT:
-            with graph.inserting_before(node):
-                new = graph.call_function(short_product, (left, right, *added))
-            new.meta = dict(node.meta)
-            node.replace_all_uses_with(new)
-            graph.erase_node(node)
+            _instead(node, short_product, (left, right, *added))
 
 
 def _short_softmax(graph: fx.Graph) -> None:
@@ -347,11 +349,7 @@ def _short_sums(graph: fx.Graph) -> None:
             continue
         source, dims, *keep = cast("tuple[Any, ...]", total.args)
         if keep == [True] and dims and _same_tensor(value(total).squeeze(tuple(dims)), value(node)):
-            with graph.inserting_before(node):
-                new = graph.call_function(aten.sum.dim_IntList, (source, dims))
-            new.meta = dict(node.meta)
-            node.replace_all_uses_with(new)
-            graph.erase_node(node)
+            _instead(node, aten.sum.dim_IntList, (source, dims))
             graph.erase_node(total)
 
 
@@ -448,12 +446,8 @@ def _reuse_memory(graph: fx.Graph) -> None:
             continue
         if any(other is not source and other in aliases for other in node.all_input_nodes):
             continue
-        with graph.inserting_before(node):
-            if masked:
-                new = graph.call_function(aten.threshold_backward.grad_input, node.args, {"grad_input": source})
-            else:
-                new = graph.call_function(_IN_PLACE[node.target], node.args, node.kwargs)
-        new.meta = dict(node.meta)
+        if masked:
+            new = _instead(node, aten.threshold_backward.grad_input, node.args, {"grad_input": source})
+        else:
+            new = _instead(node, _IN_PLACE[node.target], node.args, node.kwargs)
         place[new] = place[node]
-        node.replace_all_uses_with(new)
-        graph.erase_node(node)
