@@ -231,8 +231,8 @@ class LocalSGD(LocalUpdate):
             return Visits(torch.empty(0, dtype=torch.int64), ())
         lengths, passes, used = _batches(count, self.batch_size or count, self.drop_last, self.epochs, self.steps)
         orders = [draw.permutation(count)[:used] if self.batch_size else np.arange(count) for _ in range(passes)]
-        order = orders[0] if passes == 1 else np.concatenate(orders)[: sum(lengths)]
-        return Visits(torch.from_numpy(order), lengths)
+        order = orders[0] if passes == 1 else np.concatenate(orders)
+        return Visits(torch.from_numpy(order[: sum(lengths)]), lengths)
 
     def with_first(self, *links: GradientTransform) -> LocalSGD:
         """The same with further links, before its own `transforms`."""
@@ -287,8 +287,7 @@ def _batches(count: int, size: int, drop_last: bool, epochs: int | None, steps: 
     full, rest = divmod(count, size)
     lengths = (size,) * full + (rest,) * (rest > 0 and not drop_last)
     passes = epochs or 1 if steps is None else -(-steps // len(lengths))
-    together = (lengths * passes)[:steps]
-    return together, passes, sum(together) if passes == 1 else sum(lengths)
+    return (lengths * passes)[:steps], passes, sum(lengths)
 
 
 @lru_cache(maxsize=16)
