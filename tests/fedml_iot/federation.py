@@ -122,12 +122,14 @@ def reference(federation: Federation, rows: list[dict[str, object]]) -> str:
     config, _ = read_config(federation.folder / "edge.yaml", SEQUENTIAL)
     one = prepare(config, [])
     missing = {row["round"]: row.get("missing", []) for row in rows}
+    present = {row["round"]: row["clients"] + len(missing[row["round"]]) for row in rows if row["round"]}
     lines = [json.loads(line) for line in (federation.folder / FILE).read_text().splitlines()]
     rounds = {line["round"]: line for line in lines}  # one that a resumed server has begun again counts as it was then
 
     class Replay(StandaloneSession):
         def select(self, count, seed, round):
             asked = rounds[round]["asked"]
+            assert present[round + 1] == len(asked) == count, "fewer were asked than wanted: this round cannot be replayed"
             # Whoever dies is away for a moment, in which others are asked.
             assert asked == sample_clients(rounds[round]["present"], len(asked), seed, round)
             assert set(rounds[round]["present"]) < set(self.population()) or asked == super().select(count, seed, round)
